@@ -1,0 +1,52 @@
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules --no-print-directory
+
+# Compilers at once: four are enough for small machines' memory.
+JOBS ?= $(shell n=$$(nproc); echo $$((n < 4 ? n : 4)))
+# The demo's directory. Handed over in the environment: it may hold spaces and quotes.
+DIR = .
+export DIR
+# More arguments for rowlock bench.
+ARGS ?=
+
+CARGO := cargo
+ROWLOCK := target/release/rowlock
+
+.PHONY: help setup build demo test lint features bench verify
+
+help: ## Show this
+	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-9s %s\n", $$1, $$2 }'
+
+setup: ## Install what is missing: PostgreSQL's server, on Debian
+	@scripts/setup.sh
+
+build: setup ## Build the program, optimized: target/release/rowlock
+	@$(CARGO) build --locked --release --features cli -j $(JOBS)
+
+demo: build ## Run real jobs over the files of a directory (DIR=.) and check every result
+	@scripts/demo.sh "$$DIR"
+
+test: ## Set up, lint, and run every test against a real Postgres
+	@scripts/setup.sh --test
+	@$(MAKE) lint features
+	$(CARGO) test --locked --all-features --no-fail-fast -j $(JOBS)
+
+lint: ## Format, clippy and rustdoc, warnings refused
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets --all-features -j $(JOBS) -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --all-features -j $(JOBS)
+
+features: ## Check that the default features build, and without kube, clap or axum
+	$(CARGO) check --locked -j $(JOBS)
+	@tree=$$($(CARGO) tree --locked -e normal --prefix none); \
+	if grep -E '^(kube|clap|axum)' <<<"$$tree"; then \
+	  echo "features: the default features must not bring these in" >&2; exit 1; fi
+
+bench: build ## Measure this machine (DATABASE_URL, ARGS="--seconds 10 …")
+	@$(ROWLOCK) bench $(ARGS)
+
+verify: lint ## Lint, licences, and that generated files are as generated (none yet)
+	@if type -P cargo-deny >/dev/null; then $(CARGO) deny check bans licenses sources; \
+	else echo "verify: cargo-deny is not installed, licences not checked" >&2; fi

@@ -1,0 +1,224 @@
+-- Rowlock 1: the tables. Functions are in the files that follow; README.md says how to change either.
+--
+-- Where a job lives, in exactly one place at a time:
+--
+--   scheduled --promote--> ready --claim--> lease (a receipt per batch) --complete, fail--> history
+--       ^                    ^                |
+--       +----- retry --------+---- release ---+
+--
+-- Nobody but the owner touches these tables. Callers have functions and views.
+
+CREATE SCHEMA rowlock;
+REVOKE ALL ON SCHEMA rowlock FROM PUBLIC;
+COMMENT ON SCHEMA rowlock IS 'Rowlock, a job queue. Use the functions and views; the tables are private.';
+
+-- Queues --------------------------------------------------------------------------------------
+
+-- The id is a part of every job id (18 bits), hence the bound.
+CREATE TABLE rowlock.queue (
+  id          int4 GENERATED ALWAYS AS IDENTITY (MAXVALUE 262143) PRIMARY KEY,
+  name        text NOT NULL UNIQUE,
+  paused      boolean NOT NULL DEFAULT false,
+  priority    int2,
+  max_retries int2,
+  created_at  timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+-- The priorities in use per queue, so that a claim probes each lane once instead of searching for them.
+-- Not unique on purpose: two transactions that both open a lane must not wait for each other. It is a
+-- hint: keep_v1 adds what is missing and removes what is doubled or long empty.
+CREATE TABLE rowlock.lane (
+  queue    int4 NOT NULL,
+  rank     int2 NOT NULL,
+  added_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+CREATE INDEX lane_queue_rank ON rowlock.lane (queue, rank);
+
+-- Job types -----------------------------------------------------------------------------------
+
+CREATE TABLE rowlock.job_type (
+  name                text PRIMARY KEY,
+  queue               text,
+  launch              text NOT NULL DEFAULT 'process' CHECK (launch IN ('process', 'resident', 'pod')),
+  image               text,
+  command             text[] NOT NULL DEFAULT '{}',
+  args                text[] NOT NULL DEFAULT '{}',
+  env                 jsonb NOT NULL DEFAULT '{}',
+  resources           jsonb,
+  timeout             interval,
+  max_retries         int2 CHECK (max_retries >= 0),
+  priority            int2,
+  backoff             jsonb,      -- {base, max: seconds, factor, jitter: numbers}; absent keys are built in
+  expected            interval,
+  max_concurrency     int4,
+  rate                float8,     -- starts per second, whole cluster
+  no_retry_exit_codes int4[] NOT NULL DEFAULT '{}',
+  payload_schema      jsonb,
+  keep_completed      interval,
+  keep_failed         interval,
+  service_account     text,
+  pod_template        jsonb,
+  updated_at          timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+-- Jobs ----------------------------------------------------------------------------------------
+
+-- One counter says in which order jobs became due.
+CREATE SEQUENCE rowlock.position;
+CREATE SEQUENCE rowlock.lease_id;
+
+-- Due, unclaimed jobs and nothing else. One index: a claim walks (queue, rank) from where it was.
+-- rank = ~priority, so that ascending order is the order of claim for all of int2.
+-- moved marks the few whose position is not the one in their id (they were scheduled or retried);
+-- the partial index finds those, the id itself finds the rest.
+CREATE TABLE rowlock.ready (
+  pos         int8 NOT NULL,
+  id          uuid NOT NULL,
+  created_at  timestamptz NOT NULL,
+  execute_at  timestamptz NOT NULL,
+  queue       int4 NOT NULL,
+  rank        int2 NOT NULL,
+  attempts    int2 NOT NULL DEFAULT 0,
+  max_retries int2 NOT NULL,
+  crashes     int2 NOT NULL DEFAULT 0,
+  moved       boolean NOT NULL DEFAULT false,
+  type        text NOT NULL,
+  payload     jsonb NOT NULL,
+  unique_key  text,
+  opts        jsonb,             -- tags, headers, timeout_seconds; null when none was given
+  error       text,              -- of the attempt before
+  PRIMARY KEY (queue, rank, pos)
+) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
+CREATE INDEX ready_moved ON rowlock.ready (id) WHERE moved;
+
+-- Jobs for later: delayed, or waiting for their next attempt.
+CREATE TABLE rowlock.scheduled (
+  LIKE rowlock.ready INCLUDING DEFAULTS,
+  PRIMARY KEY (execute_at, pos)
+) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
+CREATE UNIQUE INDEX scheduled_id ON rowlock.scheduled (id);
+
+-- Keys held by pending and running jobs. Terminal jobs give theirs up.
+CREATE TABLE rowlock.unique_key (
+  key text PRIMARY KEY,
+  job uuid NOT NULL
+);
+
+-- Workers and what they run -------------------------------------------------------------------
+
+-- One heartbeat row per worker, never one per job; fillfactor keeps its updates on the page.
+CREATE TABLE rowlock.worker (
+  id          uuid PRIMARY KEY DEFAULT gen_random_uuid(),
+  name        text NOT NULL,
+  identity    text NOT NULL,     -- Pod UID or host, and start: two lives of one name differ here
+  queues      text[] NOT NULL,
+  slots       int4 NOT NULL CHECK (slots > 0),
+  version     text NOT NULL DEFAULT '',
+  draining    boolean NOT NULL DEFAULT false,
+  started_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
+  heartbeat_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  lease_until timestamptz NOT NULL
+) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 200);
+
+-- A receipt: the jobs one claim took, whole, so that a rescue can put them back.
+-- done lists those already ended; the last one takes the receipt with it.
+CREATE TABLE rowlock.lease (
+  worker     uuid NOT NULL,
+  id         int8 NOT NULL,
+  claimed_at timestamptz NOT NULL,
+  remaining  int4 NOT NULL,
+  done       uuid[] NOT NULL DEFAULT '{}',
+  progress   jsonb,              -- {job id: last progress}
+  jobs       rowlock.ready[] NOT NULL,
+  PRIMARY KEY (worker, id)
+) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 200);
+-- Out of line and uncompressed: an update of done leaves the jobs where they are.
+ALTER TABLE rowlock.lease ALTER jobs SET STORAGE EXTERNAL;
+
+-- Running jobs somebody asked to stop; the worker learns of it with its next heartbeat.
+CREATE TABLE rowlock.cancel_request (
+  job          uuid PRIMARY KEY,
+  worker       uuid NOT NULL,
+  requested_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+CREATE INDEX cancel_request_worker ON rowlock.cancel_request (worker);
+
+-- Workers asleep on a queue. An enqueue sends a NOTIFY only if it finds one here, so that business
+-- transactions do not pay for it while workers are busy.
+CREATE TABLE rowlock.sleeper (
+  queue  int4 NOT NULL,
+  worker uuid NOT NULL,
+  PRIMARY KEY (queue, worker)
+);
+
+-- History -------------------------------------------------------------------------------------
+
+-- Terminal jobs, in three rings of eight partitions by the time they expire. A ring's partition is
+-- emptied whole when its time has passed, so nothing is created, dropped or deleted row by row, and a
+-- completion can never miss its partition. Width of a partition: 6 hours, 3 days, 61 days; a ring
+-- serves what is kept up to six widths. See history_slot.
+CREATE TABLE rowlock.history (
+  slot        int2 NOT NULL,
+  id          uuid NOT NULL,
+  queue       int4 NOT NULL,
+  rank        int2 NOT NULL,
+  attempts    int2 NOT NULL,
+  max_retries int2 NOT NULL,
+  status      text NOT NULL CHECK (status IN ('completed', 'failed', 'cancelled')),
+  created_at  timestamptz NOT NULL,
+  execute_at  timestamptz NOT NULL,
+  started_at  timestamptz,
+  finished_at timestamptz NOT NULL,
+  type        text NOT NULL,
+  payload     jsonb NOT NULL,
+  worker      text,
+  unique_key  text,
+  opts        jsonb,
+  error       text,
+  reason      text,
+  result      jsonb,
+  progress    jsonb
+) PARTITION BY LIST (slot);
+
+DO $$
+BEGIN
+  FOR n IN 0..23 LOOP
+    EXECUTE format('CREATE TABLE rowlock.history_%s PARTITION OF rowlock.history FOR VALUES IN (%s)', n, n);
+  END LOOP;
+END $$;
+CREATE INDEX history_id ON rowlock.history (id);
+CREATE INDEX history_finished ON rowlock.history (status, finished_at);
+
+-- Counts --------------------------------------------------------------------------------------
+
+-- Depth and totals without counting: every transition appends what it changed, keep_v1 folds.
+-- Appending never waits, not even beside a long transaction on the same queue.
+CREATE TABLE rowlock.tally (
+  queue     int4 NOT NULL,
+  type      text NOT NULL,
+  pending   int8 NOT NULL DEFAULT 0,   -- in ready
+  scheduled int8 NOT NULL DEFAULT 0,
+  running   int8 NOT NULL DEFAULT 0,
+  enqueued  int8 NOT NULL DEFAULT 0,
+  completed int8 NOT NULL DEFAULT 0,
+  failed    int8 NOT NULL DEFAULT 0,
+  cancelled int8 NOT NULL DEFAULT 0,
+  retried   int8 NOT NULL DEFAULT 0,
+  failed_kept int8 NOT NULL DEFAULT 0  -- failed and still in history
+) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
+
+CREATE TABLE rowlock.total (
+  LIKE rowlock.tally INCLUDING DEFAULTS,
+  PRIMARY KEY (queue, type)
+) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 200);
+
+-- The keeper: which worker does the periodic work, and when the rarer parts ran last.
+CREATE TABLE rowlock.keeper (
+  one       boolean PRIMARY KEY DEFAULT true CHECK (one),
+  holder    uuid,
+  epoch     int8 NOT NULL DEFAULT 0,
+  held_until timestamptz NOT NULL DEFAULT '-infinity',
+  folded_at timestamptz NOT NULL DEFAULT '-infinity',
+  swept_at  timestamptz NOT NULL DEFAULT '-infinity'
+) WITH (fillfactor = 20);
+INSERT INTO rowlock.keeper DEFAULT VALUES;

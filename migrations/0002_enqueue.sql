@@ -1,0 +1,400 @@
+-- Rowlock 2: how a job comes in. Refusals are SQLSTATE class RL, one code per field:
+--   RL001 type    RL002 payload    RL003 queue       RL004 priority   RL005 max_retries
+--   RL006 execute_at   RL007 unique_key   RL008 opts   RL009 jobs (the list itself)
+--   RL010 delay_seconds   RL011 no such job   RL012 the job's status does not allow it
+--   RL020 worker unknown, draining or past its lease   RL021 a worker's argument
+
+CREATE FUNCTION rowlock.refuse(code text, message text, hint text DEFAULT NULL) RETURNS text
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  IF hint IS NULL THEN
+    RAISE EXCEPTION USING ERRCODE = code, MESSAGE = message;
+  END IF;
+  RAISE EXCEPTION USING ERRCODE = code, MESSAGE = message, HINT = hint;
+END $$;
+COMMENT ON FUNCTION rowlock.refuse IS 'Raises a refusal. Internal.';
+
+CREATE FUNCTION rowlock.make_id(ms int8, queue int4, rank int2, pos int8) RETURNS uuid
+LANGUAGE sql IMMUTABLE AS $$
+  SELECT encode(
+    int8send((ms << 16) | (7::int8 << 12) | (queue >> 6))
+    || int8send((-9223372036854775808) | ((queue & 63)::int8 << 56) | ((rank::int8 + 32768) << 40) | (pos & 1099511627775)),
+    'hex')::uuid
+$$;
+COMMENT ON FUNCTION rowlock.make_id IS
+'A version 7 UUID: milliseconds, queue (18 bits), rank (16), position modulo 2^40. It says where the job is while it has not moved, so the hot table needs no index by id. Internal.';
+
+CREATE FUNCTION rowlock.id_place(id uuid, OUT queue int4, OUT rank int2, OUT pos int8)
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, rowlock, pg_temp AS $$
+DECLARE
+  b    bytea := uuid_send(id);
+  hi   int8 := ('x' || encode(substr(b, 1, 8), 'hex'))::bit(64)::int8;
+  lo   int8 := ('x' || encode(substr(b, 9, 8), 'hex'))::bit(64)::int8;
+  last int8 := (SELECT s.last_value FROM rowlock.position s);
+BEGIN
+  queue := ((hi & 4095) << 6) | ((lo >> 56) & 63);
+  rank := ((lo >> 40) & 65535) - 32768;
+  -- The newest position with these low bits; older ones left ready a trillion jobs ago.
+  pos := (last & ~1099511627775) | (lo & 1099511627775);
+  IF pos > last THEN pos := pos - 1099511627776; END IF;
+END $$;
+COMMENT ON FUNCTION rowlock.id_place IS
+'Where make_id says a job was put: a hint, to be checked against the row''s id. Internal.';
+
+CREATE FUNCTION rowlock.name_fault(name text) RETURNS text
+LANGUAGE sql STABLE AS $$
+  SELECT CASE
+    WHEN name IS NULL THEN 'expected 1 to 128 bytes of printable text, got null'
+    WHEN octet_length(name) NOT BETWEEN 1 AND 128
+      THEN format('expected 1 to 128 bytes of printable text, got %s bytes', octet_length(name))
+    WHEN name ~ '[\u0001-\u001f\u007f-\u009f\u2028\u2029\ufeff\ufffe\uffff]'
+      THEN 'expected 1 to 128 bytes of printable text, got a control character'
+    WHEN btrim(name) = '' THEN 'expected 1 to 128 bytes of printable text, got only spaces'
+  END
+$$;
+COMMENT ON FUNCTION rowlock.name_fault IS 'What is wrong with a name of a type or queue, or null. Internal.';
+
+CREATE FUNCTION rowlock.job_fault(payload jsonb, priority int4, max_retries int4, execute_at timestamptz,
+  unique_key text, now timestamptz) RETURNS text
+LANGUAGE sql STABLE AS $$
+  -- One expression, and STABLE as format() is, so that the planner inlines it. A level of nesting takes at least 8 bytes, so the
+  -- walk for depth is only for payloads that could be too deep.
+  SELECT CASE
+    WHEN jsonb_typeof(payload) <> 'object' THEN 'RL002payload: expected a JSON object, got ' || jsonb_typeof(payload)
+    WHEN octet_length(payload::text) > 1048576
+      THEN format('RL002payload: expected at most 1 MiB (1048576 bytes) as text, got %s bytes', octet_length(payload::text))
+    WHEN pg_column_size(payload) > 800 AND jsonb_path_exists(payload, 'strict $.**{101}')
+      THEN 'RL002payload: expected at most 100 levels of nesting, got more'
+    WHEN priority NOT BETWEEN -32768 AND 32767
+      THEN format('RL004priority: expected -32768 to 32767, got %s', priority)
+    WHEN max_retries NOT BETWEEN 0 AND 32767
+      THEN format('RL005max_retries: expected 0 to 32767, got %s', max_retries)
+    WHEN NOT isfinite(execute_at) OR execute_at > now + interval '10 years'
+      THEN format('RL006execute_at: expected a finite time at most 10 years ahead, got %s', execute_at)
+    WHEN octet_length(unique_key) NOT BETWEEN 1 AND 512
+      THEN format('RL007unique_key: expected 1 to 512 bytes, got %s', octet_length(unique_key))
+  END
+$$;
+COMMENT ON FUNCTION rowlock.job_fault IS
+'What is wrong with a job''s fields: its SQLSTATE, the field and what was expected, or null. Null fields are right. Internal.';
+
+CREATE FUNCTION rowlock.checked_opts(opts jsonb, prefix text DEFAULT '') RETURNS jsonb
+LANGUAGE plpgsql IMMUTABLE SET search_path = pg_catalog, rowlock, pg_temp AS $$
+DECLARE
+  k text; v jsonb; bad text;
+BEGIN
+  IF opts IS NULL OR opts = '{}' THEN RETURN NULL; END IF;
+  IF jsonb_typeof(opts) <> 'object' THEN
+    PERFORM refuse('RL008', prefix || 'opts: expected a JSON object, got ' || jsonb_typeof(opts));
+  END IF;
+  FOR k, v IN SELECT * FROM jsonb_each(opts) LOOP
+    bad := CASE k
+      WHEN 'tags' THEN CASE WHEN jsonb_typeof(v) <> 'array' OR jsonb_array_length(v) > 32
+          OR EXISTS (SELECT FROM jsonb_array_elements(v) e WHERE jsonb_typeof(e) <> 'string' OR octet_length(e #>> '{}') NOT BETWEEN 1 AND 128)
+        THEN 'expected at most 32 strings of 1 to 128 bytes' END
+      WHEN 'headers' THEN CASE WHEN jsonb_typeof(v) <> 'object' OR octet_length(v::text) > 8192
+          OR EXISTS (SELECT FROM jsonb_each(v) e WHERE jsonb_typeof(e.value) <> 'string')
+        THEN 'expected an object of strings, at most 8 KiB' END
+      WHEN 'timeout_seconds' THEN CASE WHEN jsonb_typeof(v) <> 'number' OR NOT (v::numeric > 0 AND v::numeric <= 31536000)
+        THEN 'expected a number above 0, at most 31536000' END
+      ELSE 'unknown key; known are tags, headers, timeout_seconds'
+    END;
+    IF bad IS NOT NULL THEN
+      PERFORM refuse('RL008', format('%sopts.%s: %s', prefix, left(k, 128), bad));
+    END IF;
+  END LOOP;
+  RETURN opts;
+END $$;
+COMMENT ON FUNCTION rowlock.checked_opts IS 'opts if they are right (null for none), else RL008. Internal.';
+
+CREATE FUNCTION rowlock.ensure_queue(name text, prefix text DEFAULT '') RETURNS int4
+LANGUAGE plpgsql SET search_path = pg_catalog, rowlock, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+  fault text := name_fault(ensure_queue.name);
+  found_id int4;
+BEGIN
+  IF fault IS NOT NULL THEN PERFORM refuse('RL003', prefix || 'queue: ' || fault); END IF;
+  LOOP
+    SELECT q.id INTO found_id FROM queue q WHERE q.name = ensure_queue.name;
+    IF FOUND THEN RETURN found_id; END IF;
+    BEGIN
+      INSERT INTO queue (name) VALUES (ensure_queue.name) ON CONFLICT DO NOTHING RETURNING id INTO found_id;
+    EXCEPTION WHEN sequence_generator_limit_exceeded THEN
+      PERFORM refuse('RL003', prefix || 'queue: there are 262143 queues already, the most there can be');
+    END;
+    IF found_id IS NOT NULL THEN RETURN found_id; END IF;
+  END LOOP;
+END $$;
+COMMENT ON FUNCTION rowlock.ensure_queue IS
+'The id of a queue, which is made if it is new. Waits for a transaction that is making the same queue. Internal.';
+
+CREATE FUNCTION rowlock.open_lane(queue int4, rank int2) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, rowlock, pg_temp AS $$
+  INSERT INTO lane (queue, rank) SELECT open_lane.queue, open_lane.rank
+  WHERE NOT EXISTS (SELECT FROM lane l WHERE l.queue = open_lane.queue AND l.rank = open_lane.rank)
+$$;
+COMMENT ON FUNCTION rowlock.open_lane IS 'Says that a priority is in use in a queue. Never waits. Internal.';
+
+CREATE FUNCTION rowlock.enqueue(type text, payload jsonb DEFAULT '{}', queue text DEFAULT NULL,
+  priority int DEFAULT NULL, max_retries int DEFAULT NULL, execute_at timestamptz DEFAULT NULL,
+  unique_key text DEFAULT NULL, opts jsonb DEFAULT '{}', OUT id uuid, OUT inserted boolean)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+  v_now      timestamptz := clock_timestamp();
+  v_ms       int8 := floor(extract(epoch FROM v_now) * 1000);
+  v_payload  jsonb := coalesce(enqueue.payload, '{}');
+  v_opts     jsonb;
+  v_known    boolean;
+  v_queue    int4;
+  v_name     text;
+  v_priority int4;
+  v_retries  int4;
+  v_open     boolean;
+  v_sleeper  boolean;
+  v_fault    text;
+  v_pos      int8;
+  v_later    boolean;
+BEGIN
+  -- Everything the catalogue knows, in one look-up.
+  SELECT t.name IS NOT NULL, q.id, coalesce(enqueue.queue, t.queue, 'default'),
+         coalesce(enqueue.priority, t.priority, q.priority, 5),
+         coalesce(enqueue.max_retries, t.max_retries, q.max_retries, 3),
+         EXISTS (SELECT FROM lane l WHERE l.queue = q.id AND l.rank = ~coalesce(enqueue.priority, t.priority, q.priority, 5)),
+         EXISTS (SELECT FROM sleeper s WHERE s.queue = q.id)
+    INTO v_known, v_queue, v_name, v_priority, v_retries, v_open, v_sleeper
+    FROM (VALUES (1)) one
+    LEFT JOIN job_type t ON t.name = enqueue.type
+    LEFT JOIN queue q ON q.name = coalesce(enqueue.queue, t.queue, 'default');
+  IF NOT v_known THEN
+    v_fault := name_fault(enqueue.type);
+    IF v_fault IS NOT NULL THEN PERFORM refuse('RL001', 'type: ' || v_fault); END IF;
+  END IF;
+  v_fault := job_fault(v_payload, v_priority, v_retries, enqueue.execute_at, enqueue.unique_key, v_now);
+  IF v_fault IS NOT NULL THEN PERFORM refuse(left(v_fault, 5), substr(v_fault, 6)); END IF;
+  v_opts := CASE WHEN enqueue.opts = '{}' THEN NULL ELSE checked_opts(enqueue.opts) END;
+  IF v_queue IS NULL THEN v_queue := ensure_queue(v_name); END IF;
+
+  v_pos := nextval('rowlock.position');
+  id := make_id(v_ms, v_queue, (~v_priority)::int2, v_pos);
+  IF enqueue.unique_key IS NOT NULL THEN
+    -- The index decides. A loser waits for the winner's commit or rollback, then looks again: the
+    -- winner's job may have ended in between.
+    LOOP
+      INSERT INTO unique_key (key, job) VALUES (enqueue.unique_key, enqueue.id) ON CONFLICT DO NOTHING;
+      EXIT WHEN FOUND;
+      DECLARE v_holder uuid;
+      BEGIN
+        SELECT u.job INTO v_holder FROM unique_key u WHERE u.key = enqueue.unique_key;
+        IF FOUND THEN id := v_holder; inserted := false; RETURN; END IF;
+      END;
+    END LOOP;
+  END IF;
+
+  v_later := enqueue.execute_at > v_now;
+  IF v_later THEN
+    INSERT INTO scheduled (pos, id, created_at, execute_at, queue, rank, max_retries, type, payload, unique_key, opts)
+    VALUES (v_pos, enqueue.id, v_now, enqueue.execute_at, v_queue, ~v_priority, v_retries, enqueue.type, v_payload, enqueue.unique_key, v_opts);
+    INSERT INTO tally (queue, type, scheduled, enqueued) VALUES (v_queue, enqueue.type, 1, 1);
+  ELSE
+    IF NOT v_open THEN PERFORM open_lane(v_queue, (~v_priority)::int2); END IF;
+    INSERT INTO ready (pos, id, created_at, execute_at, queue, rank, max_retries, type, payload, unique_key, opts)
+    VALUES (v_pos, enqueue.id, v_now, coalesce(enqueue.execute_at, v_now), v_queue, ~v_priority, v_retries, enqueue.type, v_payload, enqueue.unique_key, v_opts);
+    INSERT INTO tally (queue, type, pending, enqueued) VALUES (v_queue, enqueue.type, 1, 1);
+    IF v_sleeper THEN PERFORM pg_notify('rowlock', v_queue::text); END IF;
+  END IF;
+  inserted := true;
+END $$;
+COMMENT ON FUNCTION rowlock.enqueue IS
+'Adds a job in the caller''s transaction. A null argument means the type''s default, then the queue''s, then the built-in one (queue default, priority 5, max_retries 3, now).
+Arguments: type and queue, 1 to 128 bytes of printable text; payload, a JSON object up to 1 MiB and 100 levels; priority, -32768 to 32767, higher first; max_retries, 0 to 32767; execute_at, up to 10 years ahead; unique_key, 1 to 512 bytes; opts, {tags, headers, timeout_seconds}.
+Returns the id, and inserted = false with the other job''s id where a pending or running job holds the unique key.
+SQLSTATEs: RL001 to RL008, by field. Locks: a row of unique_key (waits for a transaction that is adding the same key) and, for a queue''s first job, of queue.';
+
+CREATE FUNCTION rowlock.enqueue_batch_v1(types text[], payloads jsonb[], queues text[] DEFAULT NULL,
+  priorities int4[] DEFAULT NULL, max_retries int4[] DEFAULT NULL, execute_at timestamptz[] DEFAULT NULL,
+  unique_keys text[] DEFAULT NULL, opts jsonb[] DEFAULT NULL)
+RETURNS TABLE (ord int4, id uuid, inserted boolean)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp SET plan_cache_mode = force_generic_plan SET enable_mergejoin = off AS $$
+#variable_conflict use_column
+DECLARE
+  v_now     timestamptz := clock_timestamp();
+  v_ms      int8 := floor(extract(epoch FROM v_now) * 1000);
+  v_n       int := coalesce(cardinality(types), 0);
+  v_ids     uuid[];
+  v_pos     int8[];
+  v_queue   int4[];
+  v_rank    int2[];
+  v_retries int2[];
+  v_held    uuid[];  -- per element: the job that holds its key, its own or another's
+  v_missing int;
+  v_pair    record;
+  v_found   record;
+  v_fault   text;
+  -- The distinct pairs: type, queue as given ('' for none), and what the catalogue says of them.
+  p_type text[] := '{}'; p_key text[] := '{}'; p_name text[] := '{}'; p_queue int4[] := '{}';
+  p_priority int4[] := '{}'; p_retries int4[] := '{}';
+BEGIN
+  IF v_n = 0 THEN RETURN; END IF;
+  IF v_n > 10000 THEN
+    PERFORM refuse('RL009', format('jobs: expected at most 10000 elements, got %s', v_n));
+  END IF;
+  IF v_n <> ALL (ARRAY[coalesce(cardinality(payloads), v_n), coalesce(cardinality(queues), v_n), coalesce(cardinality(priorities), v_n),
+      coalesce(cardinality(enqueue_batch_v1.max_retries), v_n), coalesce(cardinality(enqueue_batch_v1.execute_at), v_n),
+      coalesce(cardinality(unique_keys), v_n), coalesce(cardinality(enqueue_batch_v1.opts), v_n)]) THEN
+    PERFORM refuse('RL009', 'jobs: expected arrays of equal length');
+  END IF;
+
+  -- Each distinct pair of type and queue is looked up once; a batch has few.
+  FOR v_pair IN
+    SELECT u.type, coalesce(u.queue, '') AS queue, min(u.ord) - 1 AS at
+      FROM unnest(types, queues) WITH ORDINALITY u(type, queue, ord) GROUP BY 1, 2 ORDER BY 3
+  LOOP
+    SELECT t.name IS NOT NULL AS known, coalesce(nullif(v_pair.queue, ''), t.queue, 'default') AS queue, q.id,
+           coalesce(t.priority, q.priority, 5) AS priority, coalesce(t.max_retries, q.max_retries, 3) AS retries
+      INTO v_found
+      FROM (VALUES (1)) one
+      LEFT JOIN job_type t ON t.name = v_pair.type
+      LEFT JOIN queue q ON q.name = coalesce(nullif(v_pair.queue, ''), t.queue, 'default');
+    v_fault := CASE WHEN NOT v_found.known THEN name_fault(v_pair.type) END;
+    IF v_fault IS NOT NULL THEN PERFORM refuse('RL001', format('jobs[%s].type: %s', v_pair.at, v_fault)); END IF;
+    v_fault := CASE WHEN v_found.id IS NULL THEN name_fault(v_found.queue) END;
+    IF v_fault IS NOT NULL THEN PERFORM refuse('RL003', format('jobs[%s].queue: %s', v_pair.at, v_fault)); END IF;
+    p_type := p_type || v_pair.type; p_key := p_key || v_pair.queue; p_name := p_name || v_found.queue; p_queue := p_queue || v_found.id;
+    p_priority := p_priority || v_found.priority::int4; p_retries := p_retries || v_found.retries::int4;
+  END LOOP;
+  IF EXISTS (SELECT FROM unnest(queues) q(name) WHERE q.name = '') THEN
+    PERFORM refuse('RL003', format('jobs[%s].queue: %s', array_position(queues, '') - 1, name_fault('')));
+  END IF;
+  IF array_position(p_queue, NULL) IS NOT NULL THEN
+    -- New queues, always in the same order, so that two batches cannot deadlock.
+    PERFORM ensure_queue(n.name) FROM (SELECT DISTINCT u.name FROM unnest(p_name, p_queue) u(name, id) WHERE u.id IS NULL ORDER BY 1) n;
+    SELECT array_agg(coalesce(u.id, (SELECT q.id FROM queue q WHERE q.name = u.name)) ORDER BY u.ord)
+      INTO p_queue FROM unnest(p_name, p_queue) WITH ORDINALITY u(name, id, ord);
+  END IF;
+
+  SELECT array_agg(c.pos), array_agg(make_id(v_ms, c.queue, c.rank, c.pos)), array_agg(c.queue), array_agg(c.rank), array_agg(c.retries)
+    INTO v_pos, v_ids, v_queue, v_rank, v_retries
+    FROM (SELECT nextval('rowlock.position') AS pos, j.queue, (~j.priority)::int2 AS rank, j.retries::int2
+            FROM (SELECT u.ord, n.id AS queue, coalesce(u.priority, n.priority) AS priority, coalesce(u.max_retries, n.retries) AS retries,
+                         job_fault(u.payload, coalesce(u.priority, n.priority), coalesce(u.max_retries, n.retries),
+                           u.execute_at, u.unique_key, v_now) AS fault
+                    FROM unnest(types, payloads, queues, priorities, enqueue_batch_v1.max_retries, enqueue_batch_v1.execute_at, unique_keys)
+                         WITH ORDINALITY u(type, payload, queue, priority, max_retries, execute_at, unique_key, ord)
+                    JOIN unnest(p_type, p_key, p_queue, p_priority, p_retries) n(type, key, id, priority, retries)
+                      ON n.type = u.type AND n.key = coalesce(u.queue, '')
+                   ORDER BY u.ord) j
+           WHERE CASE WHEN j.fault IS NULL THEN true
+                 ELSE refuse(left(j.fault, 5), format('jobs[%s].%s', j.ord - 1, substr(j.fault, 6))) IS NULL END) c;
+
+  IF enqueue_batch_v1.opts IS NOT NULL THEN
+    SELECT array_agg(CASE WHEN u.o IS NULL OR u.o = '{}' THEN NULL ELSE checked_opts(u.o, format('jobs[%s].', u.ord - 1)) END ORDER BY u.ord)
+      INTO enqueue_batch_v1.opts FROM unnest(enqueue_batch_v1.opts) WITH ORDINALITY u(o, ord);
+  END IF;
+
+  IF unique_keys IS NOT NULL THEN
+    -- As in enqueue, for all keys at once and in key order, so that two batches cannot deadlock.
+    LOOP
+      INSERT INTO unique_key (key, job)
+      SELECT DISTINCT ON (u.key) u.key, u.id
+        FROM unnest(unique_keys, v_ids) WITH ORDINALITY u(key, id, ord)
+       WHERE u.key IS NOT NULL AND NOT EXISTS (SELECT FROM unique_key k WHERE k.key = u.key)
+       ORDER BY u.key, u.ord
+      ON CONFLICT DO NOTHING;
+      SELECT array_agg(CASE WHEN u.key IS NULL THEN u.id ELSE k.job END ORDER BY u.ord),
+             count(*) FILTER (WHERE u.key IS NOT NULL AND k.job IS NULL)
+        INTO v_held, v_missing
+        FROM unnest(unique_keys, v_ids) WITH ORDINALITY u(key, id, ord)
+        LEFT JOIN unique_key k ON k.key = u.key;
+      EXIT WHEN v_missing = 0;
+    END LOOP;
+  END IF;
+
+  INSERT INTO ready (pos, id, created_at, execute_at, queue, rank, max_retries, type, payload, unique_key, opts)
+  SELECT u.pos, u.id, v_now, coalesce(u.execute_at, v_now), u.queue, u.rank, u.max_retries, u.type, coalesce(u.payload, '{}'), u.unique_key, u.opts
+    FROM unnest(v_pos, v_ids, v_queue, v_rank, v_retries, types, payloads, enqueue_batch_v1.execute_at, unique_keys, enqueue_batch_v1.opts, v_held)
+         u(pos, id, queue, rank, max_retries, type, payload, execute_at, unique_key, opts, held)
+   WHERE (u.execute_at IS NULL OR u.execute_at <= v_now) AND (u.held IS NULL OR u.held = u.id);
+  IF enqueue_batch_v1.execute_at IS NOT NULL THEN
+    INSERT INTO scheduled (pos, id, created_at, execute_at, queue, rank, max_retries, type, payload, unique_key, opts)
+    SELECT u.pos, u.id, v_now, u.execute_at, u.queue, u.rank, u.max_retries, u.type, coalesce(u.payload, '{}'), u.unique_key, u.opts
+      FROM unnest(v_pos, v_ids, v_queue, v_rank, v_retries, types, payloads, enqueue_batch_v1.execute_at, unique_keys, enqueue_batch_v1.opts, v_held)
+           u(pos, id, queue, rank, max_retries, type, payload, execute_at, unique_key, opts, held)
+     WHERE u.execute_at > v_now AND (u.held IS NULL OR u.held = u.id);
+  END IF;
+
+  INSERT INTO tally (queue, type, pending, scheduled, enqueued)
+  SELECT u.queue, u.type, count(*) FILTER (WHERE u.execute_at IS NULL OR u.execute_at <= v_now),
+         count(*) FILTER (WHERE u.execute_at > v_now), count(*)
+    FROM unnest(v_queue, types, enqueue_batch_v1.execute_at, v_ids, v_held) u(queue, type, execute_at, id, held)
+   WHERE u.held IS NULL OR u.held = u.id
+   GROUP BY u.queue, u.type;
+  INSERT INTO lane (queue, rank)
+  SELECT u.queue, u.rank FROM (SELECT DISTINCT queue, rank FROM unnest(v_queue, v_rank) u(queue, rank)) u
+   WHERE NOT EXISTS (SELECT FROM lane l WHERE l.queue = u.queue AND l.rank = u.rank);
+  PERFORM pg_notify('rowlock', u.queue::text)
+    FROM (SELECT DISTINCT queue FROM unnest(p_queue) u(queue)) u
+   WHERE EXISTS (SELECT FROM sleeper s WHERE s.queue = u.queue);
+
+  RETURN QUERY SELECT (u.ord - 1)::int4, coalesce(u.held, u.id), u.held IS NULL OR u.held = u.id
+    FROM unnest(v_ids, v_held) WITH ORDINALITY u(id, held, ord);
+END $$;
+COMMENT ON FUNCTION rowlock.enqueue_batch_v1 IS
+'enqueue for arrays, one element a job, for client libraries: the fastest way in. An array that is null means null for every element. All or nothing; answers in input order with ord from 0; at most 10000 jobs.
+SQLSTATEs: as enqueue, the message names the element; RL009 for the arrays. Locks: as enqueue, taken in key order.';
+
+CREATE FUNCTION rowlock.enqueue_many(jobs jsonb) RETURNS TABLE (ord int4, id uuid, inserted boolean)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+  v_bad record;
+  v_types text[]; v_payloads jsonb[]; v_queues text[]; v_priorities int4[]; v_retries int4[];
+  v_at timestamptz[]; v_keys text[]; v_opts jsonb[];
+BEGIN
+  IF jobs IS NULL OR jsonb_typeof(jobs) <> 'array' THEN
+    PERFORM refuse('RL009', 'jobs: expected a JSON array of objects, got ' || coalesce(jsonb_typeof(jobs), 'null'));
+  END IF;
+  IF jsonb_array_length(jobs) > 10000 THEN
+    PERFORM refuse('RL009', format('jobs: expected at most 10000 elements, got %s', jsonb_array_length(jobs)));
+  END IF;
+  SELECT e.ord - 1 AS at, jsonb_typeof(e.job) AS kind INTO v_bad
+    FROM jsonb_array_elements(jobs) WITH ORDINALITY e(job, ord) WHERE jsonb_typeof(e.job) <> 'object' LIMIT 1;
+  IF FOUND THEN
+    PERFORM refuse('RL009', format('jobs[%s]: expected a JSON object, got %s', v_bad.at, v_bad.kind));
+  END IF;
+  -- Anything but a known key with a value of its kind stops here, with the element's number.
+  SELECT e.ord - 1 AS at, f.key, jsonb_typeof(f.value) AS kind,
+         CASE f.key WHEN 'type' THEN 'RL001' WHEN 'payload' THEN 'RL002' WHEN 'queue' THEN 'RL003' WHEN 'priority' THEN 'RL004'
+           WHEN 'max_retries' THEN 'RL005' WHEN 'execute_at' THEN 'RL006' WHEN 'unique_key' THEN 'RL007' WHEN 'opts' THEN 'RL008' END AS code,
+         f.value
+    INTO v_bad
+    FROM jsonb_array_elements(jobs) WITH ORDINALITY e(job, ord), jsonb_each(e.job) f
+   WHERE CASE
+     WHEN f.key IN ('type', 'queue', 'execute_at', 'unique_key') THEN jsonb_typeof(f.value) NOT IN ('string', 'null')
+     WHEN f.key IN ('priority', 'max_retries') THEN CASE WHEN jsonb_typeof(f.value) = 'number'
+            THEN f.value::numeric <> trunc(f.value::numeric) OR abs(f.value::numeric) > 2147483647 ELSE f.value <> 'null' END
+     WHEN f.key IN ('payload', 'opts') THEN jsonb_typeof(f.value) NOT IN ('object', 'null')
+     ELSE true END
+   ORDER BY e.ord LIMIT 1;
+  IF FOUND THEN
+    IF v_bad.code IS NULL THEN
+      PERFORM refuse('RL009', format('jobs[%s].%s: unknown key; known are type, payload, queue, priority, max_retries, execute_at, unique_key, opts', v_bad.at, left(v_bad.key, 128)));
+    END IF;
+    PERFORM refuse(v_bad.code, format('jobs[%s].%s: expected %s, got %s', v_bad.at, v_bad.key,
+      CASE v_bad.key WHEN 'priority' THEN '-32768 to 32767' WHEN 'max_retries' THEN '0 to 32767' WHEN 'payload' THEN 'a JSON object' WHEN 'opts' THEN 'a JSON object'
+        WHEN 'execute_at' THEN 'a time as text' ELSE 'text' END,
+      CASE WHEN v_bad.kind = 'number' THEN left(v_bad.value::text, 40) ELSE v_bad.kind END));
+  END IF;
+  SELECT array_agg(e.job ->> 'type'), array_agg(nullif(e.job -> 'payload', 'null')), array_agg(e.job ->> 'queue'),
+         array_agg((e.job ->> 'priority')::numeric::int4), array_agg((e.job ->> 'max_retries')::numeric::int4),
+         array_agg((e.job ->> 'execute_at')::timestamptz) FILTER (WHERE any_at), array_agg(e.job ->> 'unique_key') FILTER (WHERE any_key),
+         array_agg(nullif(e.job -> 'opts', 'null')) FILTER (WHERE any_opts)
+    INTO v_types, v_payloads, v_queues, v_priorities, v_retries, v_at, v_keys, v_opts
+    FROM (SELECT jobs @? '$[*].execute_at', jobs @? '$[*].unique_key', jobs @? '$[*].opts') a(any_at, any_key, any_opts),
+         (SELECT e.job FROM jsonb_array_elements(jobs) WITH ORDINALITY e(job, ord) ORDER BY e.ord) e;
+  RETURN QUERY SELECT * FROM enqueue_batch_v1(v_types, v_payloads, v_queues, v_priorities, v_retries, v_at, v_keys, v_opts);
+END $$;
+COMMENT ON FUNCTION rowlock.enqueue_many IS
+'enqueue for a JSON array of up to 10000 objects whose keys are enqueue''s argument names. All or nothing; answers in input order with ord from 0.
+SQLSTATEs: as enqueue, the message names the element (jobs[3].priority: …); RL009 for the list itself or an unknown key; 22007 for a time that Postgres cannot read. Locks: as enqueue, taken in key order.';

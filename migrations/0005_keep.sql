@@ -1,0 +1,170 @@
+-- Rowlock 5: what has to be done now and then. One worker (or controller) at a time is the keeper.
+
+CREATE FUNCTION rowlock.promote(max int DEFAULT 2000) RETURNS int
+LANGUAGE plpgsql SET search_path = pg_catalog, rowlock, pg_temp
+  SET plan_cache_mode = force_generic_plan SET enable_seqscan = off AS $$
+#variable_conflict use_column
+DECLARE
+  v_n int;
+BEGIN
+  WITH due AS (
+    DELETE FROM scheduled s WHERE s.ctid = ANY (ARRAY(
+      SELECT d.ctid FROM scheduled d WHERE d.execute_at <= clock_timestamp() ORDER BY d.execute_at, d.pos LIMIT promote.max FOR UPDATE SKIP LOCKED))
+    RETURNING s.*),
+  put AS (
+    INSERT INTO ready (pos, id, created_at, execute_at, queue, rank, attempts, max_retries, crashes, moved, type, payload, unique_key, opts, error)
+    SELECT nextval('rowlock.position'), d.id, d.created_at, d.execute_at, d.queue, d.rank, d.attempts, d.max_retries, d.crashes, true,
+           d.type, d.payload, d.unique_key, d.opts, d.error
+      FROM (SELECT * FROM due ORDER BY execute_at, pos) d
+    RETURNING queue, rank, type),
+  counted AS (
+    INSERT INTO tally (queue, type, pending, scheduled) SELECT p.queue, p.type, count(*), -count(*) FROM put p GROUP BY p.queue, p.type),
+  opened AS (
+    INSERT INTO lane (queue, rank) SELECT DISTINCT p.queue, p.rank FROM put p
+     WHERE NOT EXISTS (SELECT FROM lane l WHERE l.queue = p.queue AND l.rank = p.rank)),
+  woken AS (
+    SELECT pg_notify('rowlock', q.queue::text) FROM (SELECT DISTINCT p.queue FROM put p) q
+     WHERE EXISTS (SELECT FROM sleeper s WHERE s.queue = q.queue))
+  SELECT (SELECT count(*) FROM put) + 0 * (SELECT count(*) FROM woken) INTO v_n;
+  RETURN v_n;
+END $$;
+COMMENT ON FUNCTION rowlock.promote IS 'Moves jobs whose time has come to ready, at most max, in the order they became due. Internal.';
+
+CREATE FUNCTION rowlock.rescue(max int DEFAULT 200) RETURNS int
+LANGUAGE plpgsql SET search_path = pg_catalog, rowlock, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+  v_worker record;
+  v record;
+  v_job rowlock.ready;
+  v_n int := 0;
+BEGIN
+  -- The dead are locked first: a worker that extends at this moment waits, and then finds its lease gone.
+  FOR v_worker IN
+    SELECT w.id, w.name FROM worker w WHERE w.lease_until < clock_timestamp() ORDER BY w.lease_until LIMIT 20 FOR UPDATE SKIP LOCKED
+  LOOP
+    UPDATE worker w SET lease_until = '-infinity', draining = true WHERE w.id = v_worker.id AND w.lease_until > '-infinity';
+    DELETE FROM sleeper s WHERE s.worker = v_worker.id;
+    FOR v IN
+      WITH gone AS (
+        DELETE FROM lease l WHERE l.ctid = ANY (ARRAY(
+          SELECT d.ctid FROM lease d WHERE d.worker = v_worker.id ORDER BY d.id LIMIT rescue.max FOR UPDATE SKIP LOCKED))
+        RETURNING l.*)
+      SELECT g.claimed_at, g.progress -> j.id::text AS progress, j AS job
+        FROM gone g CROSS JOIN LATERAL unnest(g.jobs) j WHERE j.id <> ALL (g.done)
+    LOOP
+      v_n := v_n + 1;
+      v_job := v.job;
+      INSERT INTO tally (queue, type, running) VALUES (v_job.queue, v_job.type, -1);
+      v_job.crashes := v_job.crashes + 1;
+      v_job.error := format('worker %s was lost while the job ran', v_worker.name);
+      IF EXISTS (SELECT FROM cancel_request c WHERE c.job = v_job.id) THEN
+        PERFORM end_job(v_job, 'cancelled', v.claimed_at, v_worker.name, v_job.error, 'cancelled', v.progress);
+      ELSIF v_job.crashes >= 5 THEN
+        PERFORM end_job(v_job, 'failed', v.claimed_at, v_worker.name,
+          format('its worker was lost %s times while it ran, last %s', v_job.crashes, v_worker.name), 'crash_loop', v.progress);
+      ELSE
+        PERFORM put_back(v_job);
+      END IF;
+    END LOOP;
+    DELETE FROM worker w WHERE w.id = v_worker.id AND NOT EXISTS (SELECT FROM lease l WHERE l.worker = w.id);
+  END LOOP;
+  RETURN v_n;
+END $$;
+COMMENT ON FUNCTION rowlock.rescue IS
+'Puts the jobs of workers whose lease has expired back in their old place, without consuming an attempt; a job that lost five workers has failed. Internal.';
+
+CREATE FUNCTION rowlock.fold() RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, rowlock, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
+  WITH gone AS (DELETE FROM tally RETURNING *)
+  INSERT INTO total AS t (queue, type, pending, scheduled, running, enqueued, completed, failed, cancelled, retried, failed_kept)
+  SELECT g.queue, g.type, sum(g.pending), sum(g.scheduled), sum(g.running), sum(g.enqueued), sum(g.completed),
+         sum(g.failed), sum(g.cancelled), sum(g.retried), sum(g.failed_kept)
+    FROM gone g GROUP BY g.queue, g.type ORDER BY g.queue, g.type
+  ON CONFLICT (queue, type) DO UPDATE SET
+    pending = t.pending + excluded.pending, scheduled = t.scheduled + excluded.scheduled, running = t.running + excluded.running,
+    enqueued = t.enqueued + excluded.enqueued, completed = t.completed + excluded.completed, failed = t.failed + excluded.failed,
+    cancelled = t.cancelled + excluded.cancelled, retried = t.retried + excluded.retried, failed_kept = t.failed_kept + excluded.failed_kept;
+END $$;
+COMMENT ON FUNCTION rowlock.fold IS 'Adds what the tally says to the totals, in one commit. Only the keeper does it. Internal.';
+
+CREATE FUNCTION rowlock.sweep() RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, rowlock, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+  v_slot int2;
+  v_any boolean;
+BEGIN
+  -- Lanes, found by hopping along the index: missing ones in, doubles and long empty ones out.
+  WITH RECURSIVE used(queue, rank) AS (
+    (SELECT r.queue, r.rank FROM ready r ORDER BY r.queue, r.rank LIMIT 1)
+    UNION ALL
+    SELECT n.queue, n.rank FROM used u CROSS JOIN LATERAL
+      (SELECT r.queue, r.rank FROM ready r WHERE (r.queue, r.rank) > (u.queue, u.rank) ORDER BY r.queue, r.rank LIMIT 1) n),
+  missing AS (
+    INSERT INTO lane (queue, rank) SELECT u.queue, u.rank FROM used u
+     WHERE NOT EXISTS (SELECT FROM lane l WHERE l.queue = u.queue AND l.rank = u.rank))
+  DELETE FROM lane l WHERE l.added_at < clock_timestamp() - interval '1 hour'
+     AND (NOT EXISTS (SELECT FROM used u WHERE u.queue = l.queue AND u.rank = l.rank)
+          OR EXISTS (SELECT FROM lane o WHERE o.queue = l.queue AND o.rank = l.rank AND o.ctid < l.ctid));
+  DELETE FROM cancel_request c WHERE c.requested_at < clock_timestamp() - interval '1 minute'
+     AND NOT EXISTS (SELECT FROM lease l WHERE l.worker = c.worker AND c.job <> ALL (l.done)
+                        AND EXISTS (SELECT FROM unnest(l.jobs) j WHERE j.id = c.job));
+  -- In each ring the partition before the current one has expired. A reader may hold it: next time then.
+  FOR v_slot IN SELECT (floor(extract(epoch FROM clock_timestamp()) / w.width)::int8 + 7) % 8 + w.base
+                  FROM (VALUES (21600, 0), (259200, 8), (5270400, 16)) w(width, base) LOOP
+    EXECUTE format('SELECT EXISTS (SELECT FROM rowlock.history_%s)', v_slot) INTO v_any;
+    CONTINUE WHEN NOT v_any;
+    BEGIN
+      SET LOCAL lock_timeout = '20ms';
+      EXECUTE format('LOCK TABLE rowlock.history_%s IN ACCESS EXCLUSIVE MODE', v_slot);
+      EXECUTE format('INSERT INTO rowlock.tally (queue, type, failed_kept)
+        SELECT queue, type, -count(*) FROM rowlock.history_%s WHERE status = ''failed'' GROUP BY queue, type', v_slot);
+      EXECUTE format('TRUNCATE rowlock.history_%s', v_slot);
+    EXCEPTION WHEN lock_not_available THEN NULL;
+    END;
+  END LOOP;
+END $$;
+COMMENT ON FUNCTION rowlock.sweep IS 'The rare part of keeping: lanes, forgotten cancel requests, expired history. Internal.';
+
+CREATE FUNCTION rowlock.keep_v1(holder uuid) RETURNS TABLE (keeper boolean, promoted int, rescued int, next_due_seconds float8)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+  v_now timestamptz := clock_timestamp();
+  v rowlock.keeper;
+BEGIN
+  SELECT k.* INTO v FROM keeper k;
+  IF v.holder IS DISTINCT FROM keep_v1.holder AND v.held_until > v_now THEN
+    RETURN QUERY SELECT false, 0, 0, NULL::float8;
+    RETURN;
+  END IF;
+  -- The row is written once a second, not on every call: fewer dead versions.
+  IF v.holder IS DISTINCT FROM keep_v1.holder OR v.held_until < v_now + interval '2 seconds' THEN
+    UPDATE keeper k SET epoch = k.epoch + (k.holder IS DISTINCT FROM keep_v1.holder)::int, holder = keep_v1.holder,
+                        held_until = v_now + interval '3 seconds'
+     WHERE k.ctid = ANY (ARRAY(SELECT l.ctid FROM keeper l WHERE l.holder IS NOT DISTINCT FROM keep_v1.holder OR l.held_until <= v_now FOR UPDATE SKIP LOCKED))
+    RETURNING k.* INTO v;
+    IF NOT FOUND THEN
+      RETURN QUERY SELECT false, 0, 0, NULL::float8;
+      RETURN;
+    END IF;
+  END IF;
+  keep_v1.promoted := promote();
+  keep_v1.rescued := rescue();
+  IF v.folded_at < v_now - interval '1 second' THEN
+    UPDATE keeper k SET folded_at = v_now WHERE k.holder = keep_v1.holder;
+    PERFORM fold();
+  END IF;
+  IF v.swept_at < v_now - interval '1 minute' THEN
+    UPDATE keeper k SET swept_at = v_now WHERE k.holder = keep_v1.holder;
+    PERFORM sweep();
+  END IF;
+  RETURN QUERY SELECT true, keep_v1.promoted, keep_v1.rescued,
+    (SELECT GREATEST(extract(epoch FROM s.execute_at - clock_timestamp()), 0)::float8 FROM scheduled s ORDER BY s.execute_at, s.pos LIMIT 1);
+END $$;
+COMMENT ON FUNCTION rowlock.keep_v1 IS
+'One round of keeping, if holder is the keeper or can become it: moves due jobs to ready, rescues lost ones, folds the totals (each second), sweeps (each minute). Call it every 100 ms while keeper, every second otherwise; again at once if promoted is 2000. Costs the same at any depth.
+SQLSTATEs: none. Locks: the keeper''s row; rows it moves (SKIP LOCKED); for 20 ms at most an expired history partition.';

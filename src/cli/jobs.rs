@@ -1,0 +1,162 @@
+//! `rowlock enqueue` and `rowlock jobs`.
+
+use std::{io::Read, time::Instant};
+
+use uuid::Uuid;
+
+use super::{
+    Exit,
+    args::{Enqueue, Filter, JobsCommand},
+    output::{self, Output, Table},
+};
+use crate::{Job, JobQueue, ListFilter, NewJob, Status};
+
+pub(super) async fn enqueue(queue: &JobQueue, out: &Output, args: Enqueue) -> anyhow::Result<()> {
+    let text = match &*args.payload {
+        "-" => {
+            let mut text = String::new();
+            std::io::stdin()
+                .read_to_string(&mut text)
+                .map_err(|e| Exit::Usage(format!("payload: standard input: {e}")))?;
+            text
+        }
+        text => text.to_owned(),
+    };
+    let payload =
+        serde_json::from_str(&text).map_err(|e| Exit::Usage(format!("payload: expected a JSON object: {e}")))?;
+    let mut job = NewJob::new(args.job_type, payload);
+    job.queue = args.queue;
+    job.priority = args.priority;
+    job.max_retries = args.max_retries;
+    job.unique_key = args.unique_key;
+    job.execute_at = match args.delay {
+        Some(delay) => Some(database_time(queue, delay).await?),
+        None => args.execute_at,
+    };
+    let enqueued = queue.enqueue_job(&job).await?;
+    if !args.wait {
+        return out.one(&enqueued, &enqueued.id.to_string());
+    }
+    let started = Instant::now();
+    let mut pause = std::time::Duration::from_millis(20);
+    loop {
+        let Some(job) = queue.get_job(enqueued.id).await? else {
+            return Err(
+                Exit::NotFound(format!("job {} is not kept in history: how it ended is unknown", enqueued.id)).into()
+            );
+        };
+        if job.status.is_terminal() {
+            out.one(&job, &job.id.to_string())?;
+            return if job.status == Status::Completed { Ok(()) } else { Err(Exit::Failed.into()) };
+        }
+        if started.elapsed() > args.wait_timeout {
+            let (id, status) = (enqueued.id, job.status.as_str());
+            return Err(
+                Exit::TimedOut(format!("job {id} is still {status}; look again with: rowlock jobs get {id}")).into()
+            );
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 3 / 2).min(std::time::Duration::from_secs(1));
+    }
+}
+
+/// A delay counts from the database's clock, like every time.
+async fn database_time(queue: &JobQueue, delay: std::time::Duration) -> anyhow::Result<chrono::DateTime<chrono::Utc>> {
+    let delay = delay.as_secs_f64();
+    let rows = queue
+        .pool()
+        .get()
+        .await?
+        .query_typed(
+            "SELECT clock_timestamp() + make_interval(secs => LEAST($1, 1e9))",
+            &[(&delay, tokio_postgres::types::Type::FLOAT8)],
+        )
+        .await?;
+    Ok(rows[0].try_get(0)?)
+}
+
+pub(super) async fn run(queue: &JobQueue, out: &Output, command: JobsCommand) -> anyhow::Result<()> {
+    match command {
+        JobsCommand::List { filter, limit } => {
+            let jobs = find(queue, &filter, limit).await?;
+            let mut table = Table::new(&[
+                "id",
+                "type",
+                "queue",
+                "status",
+                "priority",
+                "attempts",
+                "execute_at",
+                "finished_at",
+                "error",
+            ]);
+            for j in &jobs {
+                let error = j.error.clone().unwrap_or_default();
+                let error = if out.wide() {
+                    error
+                } else {
+                    error.lines().next().unwrap_or_default().chars().take(40).collect()
+                };
+                table.row([
+                    j.id.to_string(),
+                    j.job_type.clone(),
+                    j.queue.clone(),
+                    j.status.as_str().to_owned(),
+                    j.priority.to_string(),
+                    format!("{}/{}", j.attempts, j.max_retries),
+                    output::time(Some(j.execute_at)),
+                    output::time(j.finished_at),
+                    error,
+                ]);
+            }
+            out.list(&jobs, table, |j| j.id.to_string())
+        }
+        JobsCommand::Get { id } => match queue.get_job(id).await? {
+            Some(job) => out.one(&job, &id.to_string()),
+            None => Err(Exit::NotFound(format!("no job {id}; it may have left history")).into()),
+        },
+        JobsCommand::Retry { ids, filter, delay, yes } => {
+            for id in chosen(queue, ids, filter, yes, "retry").await? {
+                report(out, id, queue.retry(id, delay).await?)?;
+            }
+            Ok(())
+        }
+        JobsCommand::Cancel { ids, filter, yes } => {
+            for id in chosen(queue, ids, filter, yes, "cancel").await? {
+                let status = queue.cancel(id).await?;
+                report(out, id, status)?;
+                if matches!(status, Status::Completed | Status::Failed) {
+                    return Err(Exit::Refused(format!("job {id} had already {}", status.as_str())).into());
+                }
+            }
+            Ok(())
+        }
+    }
+}
+
+fn report(out: &Output, id: Uuid, status: Status) -> anyhow::Result<()> {
+    out.one(&serde_json::json!({"id": id, "status": status}), &id.to_string())
+}
+
+async fn find(queue: &JobQueue, filter: &Filter, limit: i32) -> Result<Vec<Job>, crate::Error> {
+    let filter = filter.clone();
+    queue.list(&ListFilter { status: filter.status, queue: filter.queue, job_type: filter.job_type, limit }).await
+}
+
+/// The ids named, or those a filter finds: then only with --yes.
+async fn chosen(queue: &JobQueue, ids: Vec<Uuid>, filter: Filter, yes: bool, verb: &str) -> anyhow::Result<Vec<Uuid>> {
+    let filtered = filter.status.is_some() || filter.queue.is_some() || filter.job_type.is_some();
+    match (ids.is_empty(), filtered) {
+        (false, false) => return Ok(ids),
+        (true, true) => {}
+        _ => {
+            return Err(Exit::Usage(format!("{verb}: give either ids, or a filter (--status, --queue, --type)")).into());
+        }
+    }
+    let jobs = find(queue, &filter, 10_000).await?;
+    output::message(&format!("{} jobs to {verb}", jobs.len()));
+    if !yes && !jobs.is_empty() {
+        return Err(Exit::Refused(format!("nothing done: add --yes to {verb} them")).into());
+    }
+    Ok(jobs.into_iter().map(|j| j.id).collect())
+}

@@ -1,0 +1,130 @@
+//! What is printed: data on stdout, messages on stderr.
+
+use std::io::Write;
+
+use chrono::{DateTime, Utc};
+use comfy_table::{Table as Drawn, presets};
+use serde::Serialize;
+use tokio_postgres::types::Type;
+
+use super::args::Format;
+use crate::JobQueue;
+
+pub(super) struct Output {
+    format: Format,
+}
+
+/// Rows for people.
+pub(super) struct Table(Drawn);
+
+impl Table {
+    pub(super) fn new(head: &[&str]) -> Table {
+        let mut table = Drawn::new();
+        table.load_preset(presets::NOTHING).set_header(head.iter().map(|h| h.to_uppercase().replace('_', " ")));
+        Table(table)
+    }
+
+    pub(super) fn row<const N: usize>(&mut self, cells: [String; N]) {
+        self.0.add_row(cells);
+    }
+}
+
+impl Output {
+    pub(super) fn new(format: Format) -> Output {
+        Output { format }
+    }
+
+    pub(super) fn wide(&self) -> bool {
+        self.format == Format::Wide
+    }
+
+    /// A list: a table for people, an array for programs.
+    pub(super) fn list<T: Serialize>(
+        &self,
+        list: &[T],
+        table: Table,
+        name: impl Fn(&T) -> String,
+    ) -> anyhow::Result<()> {
+        match self.format {
+            Format::Table | Format::Wide => self.text(&table.0.trim_fmt()),
+            Format::Name => list.iter().try_for_each(|item| self.text(&name(item))),
+            Format::Json | Format::Yaml => self.value(&list),
+        }
+    }
+
+    /// One thing: its fields for people, an object for programs.
+    pub(super) fn one<T: Serialize>(&self, item: &T, name: &str) -> anyhow::Result<()> {
+        match self.format {
+            Format::Name => self.text(name),
+            Format::Json | Format::Yaml => self.value(item),
+            Format::Table | Format::Wide => {
+                let mut table = Drawn::new();
+                table.load_preset(presets::NOTHING);
+                if let serde_json::Value::Object(fields) = serde_json::to_value(item)? {
+                    for (key, value) in fields.into_iter().filter(|(_, v)| !v.is_null()) {
+                        table.add_row([key, plain(&value)]);
+                    }
+                }
+                self.text(&table.trim_fmt())
+            }
+        }
+    }
+
+    fn value<T: Serialize>(&self, value: &T) -> anyhow::Result<()> {
+        // Through a tree: raw JSON inside has no YAML form of its own.
+        let tree = serde_json::to_value(value)?;
+        self.text(&match self.format {
+            Format::Yaml => serde_saphyr::to_string(&tree)?.trim_end().to_owned(),
+            _ => serde_json::to_string_pretty(&tree)?,
+        })
+    }
+
+    /// A view of the schema, its columns by name.
+    pub(super) async fn view(&self, queue: &JobQueue, view: &str, key: &str, columns: &[&str]) -> anyhow::Result<()> {
+        // The names are this program's own, never input.
+        let sql = format!("SELECT to_jsonb(v) FROM rowlock.{view} v WHERE $1 ORDER BY {key}");
+        let rows = queue
+            .pool()
+            .get()
+            .await
+            .map_err(crate::Error::from)?
+            .query_typed(&sql, &[(&true, Type::BOOL)])
+            .await
+            .map_err(crate::Error::from)?;
+        let list: Vec<serde_json::Value> = rows.iter().map(|r| r.try_get(0)).collect::<Result<_, _>>()?;
+        let mut table = Table::new(columns);
+        for item in &list {
+            table.0.add_row(columns.iter().map(|c| plain(&item[*c])));
+        }
+        self.list(&list, table, |item| plain(&item[key]))
+    }
+
+    /// A line of data. A reader that has gone away, as `head` does, is no error.
+    pub(super) fn text(&self, text: &str) -> anyhow::Result<()> {
+        let mut stdout = std::io::stdout().lock();
+        match writeln!(stdout, "{text}").and_then(|()| stdout.flush()) {
+            Err(e) if e.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+            other => Ok(other?),
+        }
+    }
+}
+
+/// A message for people. There is nobody to tell if stderr is gone.
+pub(super) fn message(text: &str) {
+    let _ = writeln!(std::io::stderr().lock(), "{text}");
+}
+
+pub(super) fn time(at: Option<DateTime<Utc>>) -> String {
+    at.map(|t| t.format("%Y-%m-%d %H:%M:%S").to_string()).unwrap_or_default()
+}
+
+fn plain(value: &serde_json::Value) -> String {
+    match value {
+        serde_json::Value::Null => String::new(),
+        serde_json::Value::String(s) => s.clone(),
+        serde_json::Value::Array(items) if items.iter().all(serde_json::Value::is_string) => {
+            items.iter().filter_map(|i| i.as_str()).collect::<Vec<_>>().join(" ")
+        }
+        other => other.to_string(),
+    }
+}

@@ -1,0 +1,266 @@
+//! A job: what is enqueued, what is read back, what a worker holds.
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use serde_json::{Value, value::RawValue};
+use tokio_postgres::Row;
+use uuid::Uuid;
+
+use crate::Error;
+
+/// Where a job is in its life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[allow(missing_docs)]
+pub enum Status {
+    Pending,
+    Running,
+    Completed,
+    Failed,
+    Cancelled,
+}
+
+impl Status {
+    /// The word used in SQL and on the command line.
+    ///
+    /// ```
+    /// assert_eq!(rowlock::Status::Pending.as_str(), "pending");
+    /// ```
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Status::Pending => "pending",
+            Status::Running => "running",
+            Status::Completed => "completed",
+            Status::Failed => "failed",
+            Status::Cancelled => "cancelled",
+        }
+    }
+
+    /// Whether a job stays so: completed, failed or cancelled.
+    ///
+    /// ```
+    /// assert!(rowlock::Status::Failed.is_terminal());
+    /// ```
+    pub fn is_terminal(self) -> bool {
+        matches!(self, Status::Completed | Status::Failed | Status::Cancelled)
+    }
+}
+
+impl std::str::FromStr for Status {
+    type Err = Error;
+    fn from_str(s: &str) -> Result<Self, Error> {
+        Ok(match s {
+            "pending" => Status::Pending,
+            "running" => Status::Running,
+            "completed" => Status::Completed,
+            "failed" => Status::Failed,
+            "cancelled" => Status::Cancelled,
+            other => {
+                return Err(Error::Config(format!(
+                    "status: expected pending, running, completed, failed or cancelled, got {other}"
+                )));
+            }
+        })
+    }
+}
+
+/// A job as the queue shows it: a row of `rowlock.jobs`.
+#[derive(Debug, Clone, Serialize)]
+#[allow(missing_docs)]
+pub struct Job {
+    pub id: Uuid,
+    #[serde(rename = "type")]
+    pub job_type: String,
+    pub queue: String,
+    pub payload: Box<RawValue>,
+    pub status: Status,
+    pub priority: i16,
+    /// Retries consumed so far: 0 during the first run.
+    pub attempts: i16,
+    pub max_retries: i16,
+    pub execute_at: DateTime<Utc>,
+    pub created_at: DateTime<Utc>,
+    pub updated_at: DateTime<Utc>,
+    pub started_at: Option<DateTime<Utc>>,
+    pub finished_at: Option<DateTime<Utc>>,
+    pub error: Option<String>,
+    pub result: Option<Box<RawValue>>,
+    /// The worker's name, for people.
+    pub worker: Option<String>,
+    pub unique_key: Option<String>,
+    pub tags: Option<Value>,
+    pub headers: Option<Value>,
+    pub progress: Option<Value>,
+}
+
+impl Job {
+    pub(crate) fn from_row(row: &Row) -> Result<Job, Error> {
+        Ok(Job {
+            id: row.try_get("id")?,
+            job_type: row.try_get("type")?,
+            queue: row.try_get("queue")?,
+            payload: raw(row, "payload")?.unwrap_or_else(empty_object),
+            status: row.try_get::<_, &str>("status")?.parse()?,
+            priority: row.try_get("priority")?,
+            attempts: row.try_get("attempts")?,
+            max_retries: row.try_get("max_retries")?,
+            execute_at: row.try_get("execute_at")?,
+            created_at: row.try_get("created_at")?,
+            updated_at: row.try_get("updated_at")?,
+            started_at: row.try_get("started_at")?,
+            finished_at: row.try_get("finished_at")?,
+            error: row.try_get("error")?,
+            result: raw(row, "result")?,
+            worker: row.try_get("worker")?,
+            unique_key: row.try_get("unique_key")?,
+            tags: row.try_get("tags")?,
+            headers: row.try_get("headers")?,
+            progress: row.try_get("progress")?,
+        })
+    }
+}
+
+/// A job this worker holds. It is an owned value: completing, failing or releasing it consumes it, so it
+/// cannot be ended twice.
+#[derive(Debug)]
+pub struct ClaimedJob {
+    /// The job's id.
+    pub id: Uuid,
+    /// The job's type.
+    pub job_type: String,
+    /// The queue it waited in.
+    pub queue: String,
+    /// Its arguments, a JSON object, unparsed.
+    pub payload: Box<RawValue>,
+    /// Higher goes first.
+    pub priority: i16,
+    /// Retries consumed so far: 0 during the first run.
+    pub attempts: i16,
+    /// How many there may be.
+    pub max_retries: i16,
+    /// When it was enqueued.
+    pub created_at: DateTime<Utc>,
+    /// When it became due.
+    pub execute_at: DateTime<Utc>,
+    /// Tags, headers, timeout_seconds, if any were given.
+    pub opts: Option<Value>,
+    pub(crate) lease: i64,
+    pub(crate) worker: Uuid,
+}
+
+impl ClaimedJob {
+    /// The lease as a text a job can fence its own effects with: the receipt and the worker's id.
+    ///
+    /// ```no_run
+    /// # async fn f(job: rowlock::ClaimedJob) { println!("{}", job.lease()); }
+    /// ```
+    pub fn lease(&self) -> String {
+        format!("{}.{}", self.lease, self.worker)
+    }
+
+    /// The payload as a type of yours.
+    ///
+    /// # Errors
+    /// [`Error::Json`] if it does not fit.
+    ///
+    /// ```no_run
+    /// # fn f(job: &rowlock::ClaimedJob) -> Result<(), rowlock::Error> {
+    /// #[derive(serde::Deserialize)]
+    /// struct SendEmail { to: String }
+    /// let email: SendEmail = job.payload_as()?;
+    /// # Ok(()) }
+    /// ```
+    pub fn payload_as<T: serde::de::DeserializeOwned>(&self) -> Result<T, Error> {
+        serde_json::from_str(self.payload.get()).map_err(|source| Error::Json { what: "payload", source })
+    }
+
+    /// Its own timeout, if it was given one.
+    #[cfg(feature = "cli")]
+    pub(crate) fn timeout(&self) -> Option<std::time::Duration> {
+        let seconds = self.opts.as_ref()?.get("timeout_seconds")?.as_f64()?;
+        std::time::Duration::try_from_secs_f64(seconds).ok()
+    }
+}
+
+/// A job to be enqueued. Whatever is not set follows the type's default, then the queue's, then the
+/// built-in one.
+///
+/// ```
+/// use rowlock::NewJob;
+/// let job = NewJob::new("send_email", serde_json::json!({"to": "a@example.com"}))
+///     .queue("mail")
+///     .priority(9)
+///     .unique_key("welcome-42");
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct NewJob {
+    pub(crate) job_type: String,
+    pub(crate) payload: Value,
+    pub(crate) queue: Option<String>,
+    pub(crate) priority: Option<i32>,
+    pub(crate) max_retries: Option<i32>,
+    pub(crate) execute_at: Option<DateTime<Utc>>,
+    pub(crate) unique_key: Option<String>,
+    pub(crate) opts: Option<Value>,
+}
+
+impl NewJob {
+    /// A job of this type with this payload, which must be a JSON object.
+    pub fn new(job_type: impl Into<String>, payload: Value) -> Self {
+        NewJob { job_type: job_type.into(), payload, ..Default::default() }
+    }
+
+    /// The queue to wait in.
+    pub fn queue(mut self, queue: impl Into<String>) -> Self {
+        self.queue = Some(queue.into());
+        self
+    }
+
+    /// −32768 to 32767, higher first.
+    pub fn priority(mut self, priority: i32) -> Self {
+        self.priority = Some(priority);
+        self
+    }
+
+    /// How often it may be retried, 0 to 32767.
+    pub fn max_retries(mut self, max_retries: i32) -> Self {
+        self.max_retries = Some(max_retries);
+        self
+    }
+
+    /// Not before this time.
+    pub fn execute_at(mut self, at: DateTime<Utc>) -> Self {
+        self.execute_at = Some(at);
+        self
+    }
+
+    /// At most one pending or running job has this key, 1 to 512 bytes.
+    pub fn unique_key(mut self, key: impl Into<String>) -> Self {
+        self.unique_key = Some(key.into());
+        self
+    }
+
+    /// `tags`, `headers`, `timeout_seconds`.
+    pub fn opts(mut self, opts: Value) -> Self {
+        self.opts = Some(opts);
+        self
+    }
+}
+
+/// What enqueueing answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Enqueued {
+    /// The job's id: the new one's, or that of the job which holds the unique key.
+    pub id: Uuid,
+    /// False if a pending or running job holds the unique key.
+    pub inserted: bool,
+}
+
+/// jsonb as it is, without building a tree of it.
+pub(crate) fn raw(row: &Row, column: &str) -> Result<Option<Box<RawValue>>, Error> {
+    Ok(row.try_get::<_, Option<tokio_postgres::types::Json<Box<RawValue>>>>(column)?.map(|j| j.0))
+}
+
+fn empty_object() -> Box<RawValue> {
+    RawValue::from_string("{}".to_owned()).expect("an empty object is JSON")
+}

@@ -1,0 +1,38 @@
+//! Rowlock: a job queue in PostgreSQL.
+//!
+//! A job is enqueued by one SQL call, inside the caller's own transaction, and claimed by row lock.
+//!
+//! # Layout
+//! - [`job`]: what is enqueued, read back, held. [`error`]: what can go wrong.
+//! - [`connect`]: from a URL to a pool. [`migrate`]: the schema.
+//! - [`queue`]: the client, [`JobQueue`]. [`typed`]: jobs as Rust types.
+//! - [`session`]: a worker's side of the SQL: claim, complete, fail. `hints`: how it scans.
+//! - `worker`, `cli`, `local_postgres`, `bench`: the program, behind the feature `cli`.
+//!
+//! Imports point down this list's order from the program to `job` and `error`. What a transition does is
+//! decided in SQL (`migrations/`), never here.
+
+pub mod connect;
+pub mod error;
+mod hints;
+pub mod job;
+pub mod migrate;
+pub mod queue;
+pub mod session;
+pub mod typed;
+
+#[cfg(feature = "cli")]
+pub mod bench;
+#[cfg(feature = "cli")]
+pub mod cli;
+#[cfg(feature = "cli")]
+pub mod local_postgres;
+#[cfg(feature = "cli")]
+pub mod worker;
+
+pub use connect::Target;
+pub use error::{Error, Field};
+pub use job::{ClaimedJob, Enqueued, Job, NewJob, Status};
+pub use queue::{JobQueue, ListFilter};
+pub use session::{Failure, Session, SessionOptions};
+pub use typed::{Handler, TypedJob};

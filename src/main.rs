@@ -1,0 +1,7 @@
+//! The `rowlock` program: see [`rowlock::cli`].
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    rowlock::cli::main()
+}

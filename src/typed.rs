@@ -1,0 +1,124 @@
+//! Jobs as Rust types: a trait with a name, defaults and `run`; registering it is all the wiring.
+
+use std::{collections::HashMap, future::Future, pin::Pin, sync::Arc};
+
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+use crate::{Enqueued, Error, Job, JobQueue, NewJob, Status};
+
+/// A job type in Rust. The value is the payload.
+///
+/// ```
+/// use rowlock::TypedJob;
+///
+/// #[derive(serde::Serialize, serde::Deserialize)]
+/// struct SendEmail { to: String }
+///
+/// impl TypedJob for SendEmail {
+///     const NAME: &'static str = "send_email";
+///     const PRIORITY: i32 = 9;
+///     type Output = ();
+///     type Error = std::io::Error;
+///     async fn run(self, _job: &rowlock::Job) -> Result<(), std::io::Error> {
+///         Ok(())
+///     }
+/// }
+/// ```
+pub trait TypedJob: Serialize + DeserializeOwned + Send + 'static {
+    /// The type's name.
+    const NAME: &'static str;
+    /// Its queue.
+    const QUEUE: Option<&'static str> = None;
+    /// How often it may be retried.
+    const MAX_RETRIES: i32 = 3;
+    /// Its priority, higher first.
+    const PRIORITY: i32 = 5;
+    /// What it returns, stored as the result.
+    type Output: Serialize;
+    /// How it fails; the text is kept.
+    type Error: std::fmt::Display;
+
+    /// Runs the job.
+    fn run(self, job: &Job) -> impl Future<Output = Result<Self::Output, Self::Error>> + Send;
+
+    /// The job to enqueue, with the type's defaults; override per call.
+    ///
+    /// # Errors
+    /// [`Error::Json`] if the value has no JSON form.
+    fn new_job(&self) -> Result<NewJob, Error> {
+        let job = NewJob::new(Self::NAME, serde_json::to_value(self)?)
+            .max_retries(Self::MAX_RETRIES)
+            .priority(Self::PRIORITY);
+        Ok(match Self::QUEUE {
+            Some(queue) => job.queue(queue),
+            None => job,
+        })
+    }
+}
+
+type Running = Pin<Box<dyn Future<Output = Result<Option<Box<RawValue>>, String>> + Send>>;
+
+/// The registered types: which code runs a job.
+#[derive(Clone, Default)]
+pub struct Handler {
+    run: HashMap<&'static str, Arc<dyn Fn(Job) -> Running + Send + Sync>>,
+}
+
+impl Handler {
+    /// Adds a type; a later one of the same name replaces it.
+    ///
+    /// ```
+    /// # use rowlock::{Handler, TypedJob, Job};
+    /// # #[derive(serde::Serialize, serde::Deserialize)] struct Ping {}
+    /// # impl TypedJob for Ping { const NAME: &'static str = "ping"; type Output = (); type Error = String;
+    /// #   async fn run(self, _: &Job) -> Result<(), String> { Ok(()) } }
+    /// let handler = Handler::default().register::<Ping>();
+    /// ```
+    pub fn register<J: TypedJob>(mut self) -> Self {
+        self.run.insert(
+            J::NAME,
+            Arc::new(|job| {
+                Box::pin(async move {
+                    let typed: J = serde_json::from_str(job.payload.get()).map_err(|e| format!("payload: {e}"))?;
+                    let output = typed.run(&job).await.map_err(|e| e.to_string())?;
+                    serde_json::value::to_raw_value(&output).map(Some).map_err(|e| format!("result: {e}"))
+                })
+            }),
+        );
+        self
+    }
+}
+
+impl JobQueue {
+    /// Enqueues a typed job with its type's defaults.
+    ///
+    /// # Errors
+    /// As [`JobQueue::enqueue`].
+    pub async fn enqueue_typed<J: TypedJob + Sync>(&self, job: &J) -> Result<Enqueued, Error> {
+        let job = job.new_job()?;
+        self.enqueue_job(&job).await
+    }
+
+    /// Runs a job that `dequeue` gave out, and completes or fails it by what its type returned. A panic
+    /// fails the attempt; a type that is not registered does as well, so that a later deploy catches up.
+    /// Answers the job's new status.
+    ///
+    /// # Errors
+    /// [`Error::LeaseLost`]; a failure of the job itself is not an error.
+    pub async fn execute_job(&self, handler: &Handler, job: Job) -> Result<Status, Error> {
+        let id: Uuid = job.id;
+        let outcome = match handler.run.get(&*job.job_type) {
+            None => Err(format!("unknown job type {}", job.job_type)),
+            Some(run) => match tokio::spawn(run(job)).await {
+                Ok(outcome) => outcome,
+                Err(_) => Err("the job panicked".to_owned()),
+            },
+        };
+        match outcome {
+            Ok(result) => self.complete_with(id, result).await.map(|()| Status::Completed),
+            Err(error) => self.fail(id, error).await,
+        }
+    }
+}

@@ -1,0 +1,20 @@
+-- What a client library of version 1 sends, by exact argument lists. Add to it; never change a line.
+CREATE TEMP TABLE v1 (worker uuid, lease int8, id uuid);
+SELECT id, inserted FROM rowlock.enqueue('t');
+SELECT id, inserted FROM rowlock.enqueue('t', '{}'::jsonb, 'default', 5, 3, NULL::timestamptz, 'key', '{}'::jsonb);
+SELECT id, inserted FROM rowlock.enqueue(type => 't', payload => '{}', queue => NULL, priority => NULL, max_retries => NULL, execute_at => NULL, unique_key => NULL, opts => '{"tags": ["a"], "headers": {"traceparent": "x"}, "timeout_seconds": 5}');
+SELECT ord, id, inserted FROM rowlock.enqueue_many('[{"type": "t", "payload": {"a": 1}, "queue": "default", "priority": 1, "max_retries": 0, "execute_at": "2020-01-01T00:00:00Z", "unique_key": "u", "opts": {}}, {"type": "t"}]');
+SELECT ord, id, inserted FROM rowlock.enqueue_batch_v1(ARRAY['t', 't', 't', 't']::text[], ARRAY['{}', '{}', '{}', '{}']::jsonb[], NULL::text[], NULL::int4[], NULL::int4[], NULL::timestamptz[], NULL::text[], NULL::jsonb[]);
+INSERT INTO v1 (worker) SELECT rowlock.register_worker_v1('pod', 'uid/1', ARRAY['default']::text[], 4, 30::float8, '0.1.0');
+SELECT lease_until, draining, cancelled FROM rowlock.extend_v1((SELECT worker FROM v1 LIMIT 1), 30::float8, false);
+SELECT rowlock.sleep_v1((SELECT worker FROM v1 LIMIT 1), ARRAY['default']::text[]);
+SELECT rowlock.wake_v1((SELECT worker FROM v1 LIMIT 1));
+INSERT INTO v1 SELECT (SELECT worker FROM v1 LIMIT 1), lease, id FROM (SELECT lease, id, type, queue, payload, priority, attempts, max_retries, created_at, execute_at, opts, lane_queue, lane_rank, pos FROM rowlock.claim_v1((SELECT worker FROM v1 LIMIT 1), ARRAY['default']::text[], 5, '{}'::int4[], '{}'::int2[], '{}'::int8[])) c;
+SELECT rowlock.progress_v1(worker, lease, id, '{"done": 1}'::jsonb) FROM v1 WHERE id IS NOT NULL LIMIT 1;
+SELECT refused FROM rowlock.complete_v1((SELECT worker FROM v1 LIMIT 1), ARRAY(SELECT lease FROM v1 WHERE id IS NOT NULL LIMIT 1)::int8[], ARRAY(SELECT id FROM v1 WHERE id IS NOT NULL LIMIT 1)::uuid[], ARRAY['{"ok": true}']::jsonb[]);
+SELECT id, status FROM rowlock.fail_v1((SELECT worker FROM v1 LIMIT 1), ARRAY(SELECT lease FROM v1 WHERE id IS NOT NULL OFFSET 1 LIMIT 1)::int8[], ARRAY(SELECT id FROM v1 WHERE id IS NOT NULL OFFSET 1 LIMIT 1)::uuid[], ARRAY['broken']::text[], ARRAY[true]::bool[], ARRAY['error']::text[]);
+SELECT refused FROM rowlock.release_v1((SELECT worker FROM v1 LIMIT 1), ARRAY(SELECT lease FROM v1 WHERE id IS NOT NULL OFFSET 2 LIMIT 1)::int8[], ARRAY(SELECT id FROM v1 WHERE id IS NOT NULL OFFSET 2 LIMIT 1)::uuid[], NULL::float8, false);
+SELECT refused, lease, id, type, queue, payload, priority, attempts, max_retries, created_at, execute_at, opts, lane_queue, lane_rank, pos FROM rowlock.work_v1((SELECT worker FROM v1 LIMIT 1), ARRAY(SELECT lease FROM v1 WHERE id IS NOT NULL OFFSET 3 LIMIT 1)::int8[], ARRAY(SELECT id FROM v1 WHERE id IS NOT NULL OFFSET 3 LIMIT 1)::uuid[], ARRAY[NULL]::jsonb[], ARRAY['default']::text[], 2, '{}'::int4[], '{}'::int2[], '{}'::int8[]);
+SELECT name, launch, command, args, env, timeout_seconds, no_retry_exit_codes, payload_schema FROM rowlock.job_types_v1();
+SELECT keeper, promoted, rescued, next_due_seconds FROM rowlock.keep_v1((SELECT worker FROM v1 LIMIT 1));
+SELECT rowlock.stop_worker_v1((SELECT worker FROM v1 LIMIT 1));

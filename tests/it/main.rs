@@ -1,0 +1,10 @@
+//! The queue against a real Postgres, one database per test.
+#![cfg(feature = "cli")]
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod bad_input;
+mod life;
+mod plans;
+mod roles;
+mod support;
+mod upgrade;
