@@ -40,7 +40,9 @@ pub(crate) struct HintArgs {
 impl Hints {
     /// Where to search from now; from the start when a sweep is due.
     pub fn args(&mut self, now: Instant) -> HintArgs {
-        if self.next_sweep.is_none_or(|t| now >= t) {
+        if self.sweep_due(now) {
+            // Taken: a claim beside this one does not sweep as well.
+            self.next_sweep = Some(now + SWEEP_EVERY);
             return HintArgs { sweep: true, ..Default::default() };
         }
         let mut args = HintArgs::default();

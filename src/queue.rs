@@ -269,9 +269,12 @@ impl JobQueue {
     /// [`Error::Database`].
     pub async fn dequeue(&self) -> Result<Option<Job>, Error> {
         let session = self.own_session().await?;
-        // Due jobs must not wait for a worker elsewhere to promote them.
-        session.keep().await?;
-        let Some(claimed) = session.claim(1).await?.pop() else { return Ok(None) };
+        let mut claimed = session.claim(1).await?.pop();
+        if claimed.is_none() && session.keep().await?.promoted > 0 {
+            // Due jobs need not wait for a worker elsewhere to promote them.
+            claimed = session.claim(1).await?.pop();
+        }
+        let Some(claimed) = claimed else { return Ok(None) };
         let id = claimed.id;
         self.held().insert(id, claimed);
         self.get_job(id).await

@@ -1,10 +1,12 @@
 //! A worker's side of the queue: register, claim, end, extend. The one file that calls the worker's SQL.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{Mutex, MutexGuard},
+    time::{Duration, Instant},
+};
 
 use deadpool_postgres::Pool;
 use serde_json::value::RawValue;
-use tokio::sync::Mutex;
 use tokio_postgres::{
     Row,
     types::{Json, Type},
@@ -99,6 +101,7 @@ pub struct Session {
     pool: Pool,
     id: Uuid,
     options: SessionOptions,
+    /// Locked for moments only, never across a query: claims of one session run side by side.
     hints: Mutex<Hints>,
 }
 
@@ -189,9 +192,8 @@ impl Session {
             done.iter().any(|(_, r)| r.is_some()).then(|| done.iter().map(|(_, r)| r.as_deref().map(Json)).collect());
         let max = i32::try_from(max.min(1000)).expect("at most 1000");
         let client = self.pool.get().await?;
-        let mut hints = self.hints.lock().await;
-        let started = Instant::now();
-        let mut args = hints.args(started);
+        let mut started = Instant::now();
+        let mut args = if max > 0 { self.hints().args(started) } else { Default::default() };
         loop {
             let rows = client
                 .query_typed(
@@ -212,20 +214,21 @@ impl Session {
                 )
                 .await?;
             let now = Instant::now();
-            if args.sweep && max > 0 {
-                hints.swept(started, now);
+            if args.sweep {
+                self.hints().swept(started, now);
             }
-            let (jobs, refused) = self.read(&rows, &mut hints, now)?;
+            let (jobs, refused) = self.read(&rows, now)?;
             // Nothing behind the hints: look from the start, if that is allowed again.
-            if jobs.is_empty() && max > 0 && !args.sweep && done.is_empty() && hints.sweep_due(now) {
-                args = hints.args(now);
+            if jobs.is_empty() && max > 0 && !args.sweep && done.is_empty() && self.hints().sweep_due(now) {
+                started = now;
+                args = self.hints().args(now);
                 continue;
             }
             return Ok((jobs, refused));
         }
     }
 
-    fn read(&self, rows: &[Row], hints: &mut Hints, now: Instant) -> Result<(Vec<ClaimedJob>, Vec<Uuid>), Error> {
+    fn read(&self, rows: &[Row], now: Instant) -> Result<(Vec<ClaimedJob>, Vec<Uuid>), Error> {
         let mut refused = Vec::new();
         let mut jobs = Vec::with_capacity(rows.len());
         let mut top = std::collections::BTreeMap::new();
@@ -240,10 +243,14 @@ impl Session {
             jobs.push((rank, pos, self.claimed(row)?));
         }
         for ((queue, rank), pos) in top {
-            hints.took(queue, rank, pos, now);
+            self.hints().took(queue, rank, pos, now);
         }
         jobs.sort_by_key(|(rank, pos, _)| (*rank, *pos));
         Ok((jobs.into_iter().map(|(_, _, job)| job).collect(), refused))
+    }
+
+    fn hints(&self) -> MutexGuard<'_, Hints> {
+        self.hints.lock().expect("no code panics while it holds this lock")
     }
 
     fn claimed(&self, row: &Row) -> Result<ClaimedJob, Error> {
