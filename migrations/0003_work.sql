@@ -84,7 +84,7 @@ CREATE FUNCTION rowlock.claim_v1(worker uuid, queues text[], max int,
 RETURNS TABLE (lease int8, id uuid, type text, queue text, payload jsonb, priority int2, attempts int2, max_retries int2,
   created_at timestamptz, execute_at timestamptz, opts jsonb, lane_queue int4, lane_rank int2, pos int8)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp
-  SET plan_cache_mode = force_generic_plan SET enable_seqscan = off SET enable_hashjoin = off
+  SET plan_cache_mode = force_generic_plan SET jit = off SET enable_seqscan = off SET enable_hashjoin = off
   SET enable_mergejoin = off SET enable_bitmapscan = off SET enable_material = off AS $$
 #variable_conflict use_column
 DECLARE
@@ -92,6 +92,7 @@ DECLARE
 BEGIN
   IF claim_v1.max IS NULL OR claim_v1.max NOT BETWEEN 0 AND 1000 THEN PERFORM refuse('RL021', 'max: expected 0 to 1000'); END IF;
   IF v_worker.draining OR claim_v1.max = 0 THEN RETURN; END IF;
+  -- jit is off because a plan without an alternative to what is switched off looks infinitely dear.
   -- Lanes in order of claim, then each from its hint on. The inner LIMIT ends a lane, the outer one
   -- ends the walk before the next lane is touched. The ctid list is the fence that keeps the DELETE
   -- to the rows that were locked.
@@ -132,7 +133,7 @@ SQLSTATEs: RL020, RL021. Locks: the rows taken (SKIP LOCKED, never waits).';
 CREATE FUNCTION rowlock.complete_v1(worker uuid, leases int8[], ids uuid[], results jsonb[] DEFAULT NULL)
 RETURNS TABLE (refused uuid)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp
-  SET plan_cache_mode = force_generic_plan AS $$
+  SET jit = off SET plan_cache_mode = force_generic_plan AS $$
 #variable_conflict use_column
 DECLARE
   v_worker text;

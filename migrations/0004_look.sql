@@ -61,7 +61,7 @@ COMMENT ON VIEW rowlock.workers IS 'Workers: name for people, id and identity fo
 
 CREATE FUNCTION rowlock.get_job(id uuid) RETURNS SETOF rowlock.jobs
 LANGUAGE plpgsql STABLE ROWS 1 SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp
-  SET plan_cache_mode = force_generic_plan SET enable_seqscan = off AS $$
+  SET plan_cache_mode = force_generic_plan SET jit = off SET enable_seqscan = off AS $$
 #variable_conflict use_column
 DECLARE
   v_place record := id_place(get_job.id);
@@ -144,7 +144,7 @@ COMMENT ON FUNCTION rowlock.list_jobs IS
 'A page of jobs: running by start, pending in claim order (then those for later, by time), finished newest first. Reads about a page per priority in use. SQLSTATEs: RL012, RL021. Locks: none.';
 
 CREATE FUNCTION rowlock.take_pending(id uuid) RETURNS rowlock.ready
-LANGUAGE plpgsql SET search_path = pg_catalog, rowlock, pg_temp SET enable_seqscan = off AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, rowlock, pg_temp SET jit = off SET enable_seqscan = off AS $$
 #variable_conflict use_column
 DECLARE
   v_place record := id_place(take_pending.id);

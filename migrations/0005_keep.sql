@@ -2,7 +2,7 @@
 
 CREATE FUNCTION rowlock.promote(max int DEFAULT 2000) RETURNS int
 LANGUAGE plpgsql SET search_path = pg_catalog, rowlock, pg_temp
-  SET plan_cache_mode = force_generic_plan SET enable_seqscan = off AS $$
+  SET plan_cache_mode = force_generic_plan SET jit = off SET enable_seqscan = off AS $$
 #variable_conflict use_column
 DECLARE
   v_n int;

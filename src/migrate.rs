@@ -12,23 +12,27 @@ use crate::Error;
 pub struct Migration {
     /// Its number; they are applied in this order.
     pub version: i32,
-    /// Its file's name without number and ending.
+    /// Its file's name without the ending.
     pub name: &'static str,
     /// What it does.
     pub sql: &'static str,
 }
 
 macro_rules! migrations {
-    ($($version:literal $name:literal),* $(,)?) => {
-        &[$(Migration {
-            version: $version, name: $name,
-            sql: include_str!(concat!("../migrations/000", $version, "_", $name, ".sql")),
-        }),*]
+    ($($version:literal $file:literal),* $(,)?) => {
+        &[$(Migration { version: $version, name: $file, sql: include_str!(concat!("../migrations/", $file, ".sql")) }),*]
     };
 }
 
 /// All migrations this program knows.
-pub const MIGRATIONS: &[Migration] = migrations![1 "tables", 2 "enqueue", 3 "work", 4 "look", 5 "keep", 6 "roles"];
+pub const MIGRATIONS: &[Migration] = migrations![
+    1 "0001_tables",
+    2 "0002_enqueue",
+    3 "0003_work",
+    4 "0004_look",
+    5 "0005_keep",
+    6 "0006_roles",
+];
 
 /// One line of `rowlock migrate status`.
 #[derive(Debug, Clone, Serialize)]

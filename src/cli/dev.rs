@@ -37,6 +37,9 @@ pub(super) async fn run(out: &Output, args: Dev) -> anyhow::Result<()> {
     let mut queues = vec!["default".to_owned()];
     queues.extend(rows.iter().map(|r| r.get::<_, String>(0)).filter(|q| q != "default"));
     let mut workers = tokio::task::JoinSet::new();
+    if args.workers == 0 {
+        stop.cancelled().await;
+    }
     for n in 1..=args.workers {
         let options = WorkerOptions {
             queues: queues.clone(),
@@ -46,8 +49,9 @@ pub(super) async fn run(out: &Output, args: Dev) -> anyhow::Result<()> {
         };
         workers.spawn(worker::run(queue.clone(), options, stop.clone()));
     }
-    stop.cancelled().await;
+    // A worker that fails takes the others with it: half a `dev` would only puzzle.
     while let Some(ended) = workers.join_next().await {
+        stop.cancel();
         ended??;
     }
     Ok(())

@@ -80,7 +80,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
     };
     match args.command {
         Command::Migrate { command: MigrateCommand::Sql } => {
-            MIGRATIONS.iter().try_for_each(|m| out.text(&format!("-- {:04} {}\n{}", m.version, m.name, m.sql)))
+            MIGRATIONS.iter().try_for_each(|m| out.text(&format!("-- {}\n{}", m.name, m.sql)))
         }
         Command::Migrate { command: MigrateCommand::Up } => {
             let applied = connect().await?.migrate().await?;

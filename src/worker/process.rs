@@ -44,7 +44,8 @@ struct Run {
     job_type: Arc<JobType>,
 }
 
-const ERROR_BYTES: usize = 8 * 1024;
+/// Of stderr; with how it ended before it, an error stays below the 8 KiB that are kept.
+const ERROR_BYTES: usize = 8 * 1024 - 64;
 const RESULT_BYTES: u64 = 1024 * 1024;
 
 /// Starts a job; its end arrives on `ended`, exactly once.

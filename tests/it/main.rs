@@ -9,3 +9,4 @@ mod plans;
 mod roles;
 mod support;
 mod upgrade;
+mod worker;
