@@ -243,8 +243,10 @@ SQLSTATEs: RL010 delay_seconds, RL011 no such job, RL012 its status does not all
 
 CREATE FUNCTION rowlock.pause_queue(queue text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp AS $$
+DECLARE
+  v_id int4 := ensure_queue(pause_queue.queue);
 BEGIN
-  UPDATE queue q SET paused = true WHERE q.id = ensure_queue(pause_queue.queue);
+  UPDATE queue q SET paused = true WHERE q.id = v_id;
 END $$;
 COMMENT ON FUNCTION rowlock.pause_queue IS
 'No job of the queue is claimed until resume_queue; running ones go on, new ones may come. Makes the queue if it is new. SQLSTATEs: RL003. Locks: the queue''s row.';
@@ -264,10 +266,12 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp
 #variable_conflict use_column
 DECLARE
   v_fault text := job_fault('{}', configure_queue.priority, configure_queue.max_retries, NULL, NULL, now());
+  v_id int4;
 BEGIN
   IF v_fault IS NOT NULL THEN PERFORM refuse(left(v_fault, 5), substr(v_fault, 6)); END IF;
+  v_id := ensure_queue(configure_queue.queue);
   UPDATE queue q SET priority = configure_queue.priority, max_retries = configure_queue.max_retries
-   WHERE q.id = ensure_queue(configure_queue.queue);
+   WHERE q.id = v_id;
 END $$;
 COMMENT ON FUNCTION rowlock.configure_queue IS
 'Sets a queue''s defaults, null for none. SQLSTATEs: RL003, RL004, RL005. Locks: the queue''s row.';

@@ -257,7 +257,10 @@ pub struct Enqueued {
 }
 
 /// jsonb as it is, without building a tree of it.
-pub(crate) fn raw(row: &Row, column: &str) -> Result<Option<Box<RawValue>>, Error> {
+pub(crate) fn raw<I: tokio_postgres::row::RowIndex + std::fmt::Display>(
+    row: &Row,
+    column: I,
+) -> Result<Option<Box<RawValue>>, Error> {
     Ok(row.try_get::<_, Option<tokio_postgres::types::Json<Box<RawValue>>>>(column)?.map(|j| j.0))
 }
 

@@ -182,7 +182,7 @@ impl JobQueue {
                 ],
             )
             .await?;
-        enqueued(&rows[0], "id")
+        enqueued(&rows[0], 0)
     }
 
     /// Enqueues up to 10,000 jobs in one statement, all or none; answers in the same order.
@@ -232,7 +232,7 @@ impl JobQueue {
                 .await?
         };
         let mut answers: Vec<(i32, Enqueued)> =
-            rows.iter().map(|r| Ok((r.try_get("ord")?, enqueued(r, "id")?))).collect::<Result<_, Error>>()?;
+            rows.iter().map(|r| Ok((r.try_get(0)?, enqueued(r, 1)?))).collect::<Result<_, Error>>()?;
         answers.sort_by_key(|(ord, _)| *ord);
         Ok(answers.into_iter().map(|(_, e)| e).collect())
     }
@@ -508,8 +508,9 @@ impl<'a> IntoFuture for Enqueue<'a> {
     }
 }
 
-fn enqueued(row: &Row, id: &str) -> Result<Enqueued, Error> {
-    Ok(Enqueued { id: row.try_get(id)?, inserted: row.try_get("inserted")? })
+/// From two columns, the first of which is number `at`.
+fn enqueued(row: &Row, at: usize) -> Result<Enqueued, Error> {
+    Ok(Enqueued { id: row.try_get(at)?, inserted: row.try_get(at + 1)? })
 }
 
 /// A column of a batch, or null if no job sets it.

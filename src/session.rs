@@ -253,13 +253,14 @@ impl Session {
         self.hints.lock().expect("no code panics while it holds this lock")
     }
 
+    /// By number: a look-up by name compares every column's, for every job.
     fn claimed(&self, row: &Row) -> Result<ClaimedJob, Error> {
         Ok(ClaimedJob {
             lease: row.try_get(1)?,
             id: row.try_get(2)?,
             job_type: row.try_get(3)?,
             queue: row.try_get(4)?,
-            payload: raw(row, "payload")?.expect("payload is not null"),
+            payload: raw(row, 5)?.expect("payload is not null"),
             priority: row.try_get(6)?,
             attempts: row.try_get(7)?,
             max_retries: row.try_get(8)?,

@@ -4,7 +4,9 @@
 
 mod api;
 mod bad_input;
+mod cli;
 mod life;
+mod pgbouncer;
 mod plans;
 mod roles;
 mod support;

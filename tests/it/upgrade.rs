@@ -35,7 +35,7 @@ async fn a_file_changed_after_it_was_applied_is_refused_with_a_sentence() {
     let e = rowlock::migrate::up(&mut db.client).await.unwrap_err();
     assert!(matches!(e, rowlock::Error::Schema(_)));
     let text = e.to_string();
-    assert!(text.contains("migration 3 (work)") && text.contains("was changed after it was applied"), "{text}");
+    assert!(text.contains("migration 3 (") && text.contains("was changed after it was applied"), "{text}");
 }
 
 #[tokio::test]
