@@ -63,7 +63,7 @@ LANGUAGE sql STABLE AS $$
     WHEN jsonb_typeof(payload) <> 'object' THEN 'RL002payload: expected a JSON object, got ' || jsonb_typeof(payload)
     WHEN octet_length(payload::text) > 1048576
       THEN format('RL002payload: expected at most 1 MiB (1048576 bytes) as text, got %s bytes', octet_length(payload::text))
-    WHEN pg_column_size(payload) > 800 AND jsonb_path_exists(payload, 'strict $.**{101}')
+    WHEN (pg_column_size(payload) > 800 OR pg_column_compression(payload) IS NOT NULL) AND jsonb_path_exists(payload, 'strict $.**{101}')
       THEN 'RL002payload: expected at most 100 levels of nesting, got more'
     WHEN priority NOT BETWEEN -32768 AND 32767
       THEN format('RL004priority: expected -32768 to 32767, got %s', priority)

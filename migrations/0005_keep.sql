@@ -91,7 +91,7 @@ END $$;
 COMMENT ON FUNCTION rowlock.fold IS 'Adds what the tally says to the totals, in one commit. Only the keeper does it. Internal.';
 
 CREATE FUNCTION rowlock.sweep() RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, rowlock, pg_temp AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, rowlock, pg_temp SET lock_timeout = '20ms' AS $$
 #variable_conflict use_column
 DECLARE
   v_slot int2;
@@ -118,7 +118,6 @@ BEGIN
     EXECUTE format('SELECT EXISTS (SELECT FROM rowlock.history_%s)', v_slot) INTO v_any;
     CONTINUE WHEN NOT v_any;
     BEGIN
-      SET LOCAL lock_timeout = '20ms';
       EXECUTE format('LOCK TABLE rowlock.history_%s IN ACCESS EXCLUSIVE MODE', v_slot);
       EXECUTE format('INSERT INTO rowlock.tally (queue, type, failed_kept)
         SELECT queue, type, -count(*) FROM rowlock.history_%s WHERE status = ''failed'' GROUP BY queue, type', v_slot);

@@ -1,4 +1,7 @@
 //! Every command and flag, and nothing else.
+//!
+//! Every flag has a variable. None is called as one that a job sees (`ROWLOCK_QUEUE`, `ROWLOCK_LEASE`, …):
+//! a job that calls this program would hand its own queue on without knowing.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -63,6 +66,8 @@ pub(super) enum Command {
     Doctor,
     /// Measure no-op jobs through the Rust API; leaves them completed in a queue of its own.
     Bench(Bench),
+    /// Copy this program to DIR/rowlock.
+    Install { dir: PathBuf },
     /// A completion script for a shell.
     Completion { shell: clap_complete::Shell },
 }
@@ -95,13 +100,13 @@ pub(super) enum TypesCommand {
     /// Check a file and load it.
     Apply {
         /// YAML; - is standard input.
-        #[arg(short, long)]
+        #[arg(short, long, env = "ROWLOCK_TYPES")]
         file: PathBuf,
     },
     /// Check a file.
     Lint {
         /// YAML; - is standard input.
-        #[arg(short, long)]
+        #[arg(short, long, env = "ROWLOCK_TYPES")]
         file: PathBuf,
     },
 }
@@ -113,7 +118,7 @@ pub(super) struct Enqueue {
     /// Its payload, a JSON object; - reads standard input.
     #[arg(default_value = "{}", hide_default_value = true)]
     pub payload: String,
-    #[arg(long, env = "ROWLOCK_QUEUE")]
+    #[arg(long, env = "ROWLOCK_ENQUEUE_QUEUE")]
     pub queue: Option<String>,
     /// -32768 to 32767, higher first.
     #[arg(long, env = "ROWLOCK_PRIORITY", allow_hyphen_values = true)]
@@ -138,11 +143,11 @@ pub(super) struct Enqueue {
 
 #[derive(clap::Args, Clone, Default)]
 pub(super) struct Filter {
-    #[arg(long)]
+    #[arg(long, env = "ROWLOCK_FILTER_STATUS")]
     pub status: Option<crate::Status>,
-    #[arg(long)]
+    #[arg(long, env = "ROWLOCK_FILTER_QUEUE")]
     pub queue: Option<String>,
-    #[arg(long = "type")]
+    #[arg(long = "type", env = "ROWLOCK_FILTER_TYPE")]
     pub job_type: Option<String>,
 }
 
@@ -157,24 +162,24 @@ pub(super) enum JobsCommand {
     Get {
         id: Uuid,
     },
-    /// Make jobs pending again, by id or by filter.
+    /// Make jobs pending again: those named, or the failed ones that the filter finds.
     Retry {
         ids: Vec<Uuid>,
         #[command(flatten)]
         filter: Filter,
-        #[arg(long, value_parser = humantime::parse_duration, default_value = "0s")]
+        #[arg(long, env = "ROWLOCK_DELAY", value_parser = humantime::parse_duration, default_value = "0s")]
         delay: Duration,
         /// Do it for all that the filter finds.
-        #[arg(long)]
+        #[arg(long, env = "ROWLOCK_YES")]
         yes: bool,
     },
-    /// Cancel jobs, by id or by filter.
+    /// Cancel jobs: those named, or the pending and running ones that the filter finds.
     Cancel {
         ids: Vec<Uuid>,
         #[command(flatten)]
         filter: Filter,
         /// Do it for all that the filter finds.
-        #[arg(long)]
+        #[arg(long, env = "ROWLOCK_YES")]
         yes: bool,
     },
 }
@@ -190,9 +195,9 @@ pub(super) struct Worker {
     /// The kinds of launch accepted; only process so far.
     #[arg(long, env = "ROWLOCK_LAUNCH", value_delimiter = ',', default_value = "process")]
     pub launch: Vec<String>,
-    #[arg(long, env = "ROWLOCK_LEASE", value_parser = humantime::parse_duration, default_value = "30s")]
+    #[arg(long, env = "ROWLOCK_LEASE_DURATION", value_parser = humantime::parse_duration, default_value = "30s")]
     pub lease: Duration,
-    #[arg(long, env = "ROWLOCK_POLL", value_parser = humantime::parse_duration, default_value = "1s")]
+    #[arg(long, env = "ROWLOCK_POLL", value_parser = pause, default_value = "1s")]
     pub poll: Duration,
     /// How long running jobs may take to end on SIGTERM.
     #[arg(long, env = "ROWLOCK_GRACE", value_parser = humantime::parse_duration, default_value = "30s")]
@@ -224,12 +229,18 @@ pub(super) struct Dev {
 #[derive(clap::Args)]
 pub(super) struct Bench {
     /// Jobs waiting throughout the cycle.
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, env = "ROWLOCK_BENCH_BACKLOG", default_value_t = 0)]
     pub backlog: u64,
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    #[arg(long, env = "ROWLOCK_BENCH_BATCH", default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub batch: u16,
-    #[arg(long, default_value_t = 4)]
+    #[arg(long, env = "ROWLOCK_BENCH_CLIENTS", default_value_t = 4)]
     pub clients: u16,
-    #[arg(long, default_value_t = 4)]
+    #[arg(long, env = "ROWLOCK_BENCH_SECONDS", default_value_t = 4)]
     pub seconds: u64,
+}
+
+/// A time between two looks: never none, or looking would be all that is done.
+fn pause(text: &str) -> Result<Duration, String> {
+    let pause = humantime::parse_duration(text).map_err(|e| e.to_string())?;
+    if pause < Duration::from_millis(10) { Err("expected at least 10ms".into()) } else { Ok(pause) }
 }

@@ -2,25 +2,36 @@
 
 use std::{collections::BTreeMap, io::Read, path::Path, time::Duration};
 
-use serde::{Deserialize, Deserializer, de::Error as _};
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error as _, MapAccess, Visitor, value::MapAccessDeserializer},
+};
 use serde_json::{Value, json};
+use serde_saphyr::Spanned;
 use tokio_postgres::types::Type;
 
-use super::Exit;
+use super::exit::Exit;
 use crate::{Error, JobQueue};
 
-#[derive(Deserialize)]
+#[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields)]
 struct File {
-    #[serde(default)]
-    types: Vec<JobType>,
+    types: Option<Vec<Spanned<JobType>>>,
+    #[serde(default, rename = "schedules", deserialize_with = "no_schedules")]
+    _schedules: (),
+}
+
+fn no_schedules<'de, D: Deserializer<'de>>(_: D) -> Result<(), D::Error> {
+    Err(D::Error::custom("schedules: not supported yet; take the key out, and enqueue with --execute-at or from cron"))
 }
 
 /// A type as the file has it; the keys are the columns.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct JobType {
+    #[serde(deserialize_with = "name")]
     name: String,
+    #[serde(default, deserialize_with = "queue")]
     queue: Option<String>,
     #[serde(default)]
     launch: Launch,
@@ -40,9 +51,12 @@ pub(super) struct JobType {
     #[serde(default, deserialize_with = "duration")]
     expected: Option<Duration>,
     max_concurrency: Option<u32>,
-    rate: Option<String>,
+    /// Starts per second.
+    #[serde(default, deserialize_with = "rate")]
+    rate: Option<f64>,
     #[serde(default)]
     no_retry_exit_codes: Vec<u8>,
+    #[serde(default, deserialize_with = "schema")]
     payload_schema: Option<Value>,
     #[serde(default)]
     keep: Keep,
@@ -59,11 +73,34 @@ enum Launch {
     Pod,
 }
 
-#[derive(Deserialize)]
-#[serde(untagged)]
 enum EnvValue {
     Constant(String),
-    Secret { from_secret: SecretKey },
+    Secret(SecretKey),
+}
+
+/// By hand: what serde derives for "one or the other" says neither what was wrong nor where.
+impl<'de> Deserialize<'de> for EnvValue {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Secret {
+            from_secret: SecretKey,
+        }
+        struct Either;
+        impl<'de> Visitor<'de> for Either {
+            type Value = EnvValue;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a text (numbers, true and false in quotes) or {from_secret: {name, key}}")
+            }
+            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<EnvValue, E> {
+                Ok(EnvValue::Constant(text.to_owned()))
+            }
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<EnvValue, A::Error> {
+                Secret::deserialize(MapAccessDeserializer::new(map)).map(|s| EnvValue::Secret(s.from_secret))
+            }
+        }
+        d.deserialize_any(Either)
+    }
 }
 
 #[derive(Deserialize)]
@@ -78,19 +115,79 @@ struct SecretKey {
 struct Backoff {
     #[serde(default, deserialize_with = "duration")]
     base: Option<Duration>,
+    #[serde(default, deserialize_with = "factor")]
     factor: Option<f64>,
     #[serde(default, deserialize_with = "duration")]
     max: Option<Duration>,
+    #[serde(default, deserialize_with = "jitter")]
     jitter: Option<f64>,
 }
 
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields)]
 struct Keep {
-    #[serde(default, deserialize_with = "duration")]
+    #[serde(default, deserialize_with = "kept")]
     completed: Option<Duration>,
-    #[serde(default, deserialize_with = "duration")]
+    #[serde(default, deserialize_with = "kept")]
     failed: Option<Duration>,
+}
+
+// Checked while it is read, so that a mistake has its line. -------------------------------------
+
+fn name<'de, D: Deserializer<'de>>(d: D) -> Result<String, D::Error> {
+    let text = String::deserialize(d)?;
+    if (1..=128).contains(&text.len()) && !text.trim().is_empty() && !text.contains(char::is_control) {
+        return Ok(text);
+    }
+    Err(D::Error::custom("expected 1 to 128 bytes of printable text"))
+}
+
+fn queue<'de, D: Deserializer<'de>>(d: D) -> Result<Option<String>, D::Error> {
+    name(d).map(Some)
+}
+
+fn rate<'de, D: Deserializer<'de>>(d: D) -> Result<Option<f64>, D::Error> {
+    let text = String::deserialize(d)?;
+    let parsed = text.split_once('/').and_then(|(n, unit)| {
+        let per = match unit.trim() {
+            "s" => 1.0,
+            "m" => 60.0,
+            "h" => 3600.0,
+            _ => return None,
+        };
+        n.trim().parse::<f64>().ok().filter(|n| n.is_finite() && *n > 0.0).map(|n| n / per)
+    });
+    let wrong = || D::Error::custom(format!("rate: expected a number per s, m or h such as 100/s, got {text}"));
+    parsed.map(Some).ok_or_else(wrong)
+}
+
+fn factor<'de, D: Deserializer<'de>>(d: D) -> Result<Option<f64>, D::Error> {
+    within(d, "backoff.factor", 1.0, 1000.0)
+}
+
+fn jitter<'de, D: Deserializer<'de>>(d: D) -> Result<Option<f64>, D::Error> {
+    within(d, "backoff.jitter", 0.0, 1.0)
+}
+
+fn within<'de, D: Deserializer<'de>>(d: D, key: &str, least: f64, most: f64) -> Result<Option<f64>, D::Error> {
+    match f64::deserialize(d)? {
+        n if (least..=most).contains(&n) => Ok(Some(n)),
+        n => Err(D::Error::custom(format!("{key}: expected {least} to {most}, got {n}"))),
+    }
+}
+
+fn schema<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Value>, D::Error> {
+    let schema = Value::deserialize(d)?;
+    jsonschema::validator_for(&schema).map_err(|e| D::Error::custom(format!("payload_schema: {e}")))?;
+    Ok(Some(schema))
+}
+
+fn kept<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Duration>, D::Error> {
+    let kept = duration(d)?;
+    if kept > Some(Duration::from_secs(366 * 86400)) {
+        return Err(D::Error::custom("keep: expected at most 366 days"));
+    }
+    Ok(kept)
 }
 
 fn duration<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Duration>, D::Error> {
@@ -105,23 +202,31 @@ fn duration<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Duration>, D::Erro
 
 /// Reads and checks a file; `-` is standard input.
 pub(super) fn read(path: &Path) -> anyhow::Result<Vec<JobType>> {
-    let name = path.display();
     let mut text = String::new();
-    let got = if path == Path::new("-") {
-        std::io::stdin().read_to_string(&mut text).map(drop)
+    let (name, got) = if path == Path::new("-") {
+        ("standard input".to_owned(), std::io::stdin().read_to_string(&mut text).map(drop))
     } else {
-        std::fs::read_to_string(path).map(|t| text = t)
+        (path.display().to_string(), std::fs::read_to_string(path).map(|t| text = t))
     };
     got.map_err(|e| Exit::Usage(format!("{name}: {e}")))?;
-    let file: File = serde_saphyr::from_str(&text).map_err(|e| Exit::Refused(format!("{name}: {e}")))?;
-    let mut seen = std::collections::BTreeSet::new();
-    for t in &file.types {
-        t.check().map_err(|e| Exit::Refused(format!("{name}: type {}: {e}", t.name)))?;
-        if !seen.insert(&t.name) {
-            return Err(Exit::Refused(format!("{name}: type {} is there twice", t.name)).into());
+    parse(&text).map_err(|e| Exit::Refused(format!("{name}: {e}")).into())
+}
+
+fn parse(text: &str) -> Result<Vec<JobType>, String> {
+    let file: File = serde_saphyr::from_str(text).map_err(|e| {
+        let text = e.to_string();
+        text.strip_prefix("error: ").map_or(text.clone(), ToOwned::to_owned)
+    })?;
+    let mut types: Vec<JobType> = Vec::new();
+    for Spanned { value: t, referenced: at, .. } in file.types.unwrap_or_default() {
+        let place = || format!("line {}: type {}", at.line(), t.name);
+        t.check().map_err(|e| format!("{}: {e}", place()))?;
+        if types.iter().any(|o| o.name == t.name) {
+            return Err(format!("{} is there twice", place()));
         }
+        types.push(t);
     }
-    Ok(file.types)
+    Ok(types)
 }
 
 impl JobType {
@@ -135,43 +240,20 @@ impl JobType {
                 ("resources", self.resources.is_some()),
                 ("service_account", self.service_account.is_some()),
                 ("pod_template", self.pod_template.is_some()),
-                ("env: from_secret", self.env.values().any(|v| matches!(v, EnvValue::Secret { .. }))),
+                ("env: from_secret", self.env.values().any(|v| matches!(v, EnvValue::Secret(_)))),
             ];
             if let Some((key, _)) = pod_only.iter().find(|(_, set)| *set) {
                 return Err(format!("{key}: only with launch: pod"));
             }
         }
-        if let Some(b) = &self.backoff {
-            if b.factor.is_some_and(|f| !(1.0..=1000.0).contains(&f)) {
-                return Err("backoff.factor: expected 1 to 1000".into());
-            }
-            if b.jitter.is_some_and(|j| !(0.0..=1.0).contains(&j)) {
-                return Err("backoff.jitter: expected 0 to 1".into());
-            }
+        match self.env.keys().find(|k| k.is_empty() || k.contains(['=', '\0'])) {
+            Some(key) => Err(format!("env: expected a variable's name, got {key:?}")),
+            None => Ok(()),
         }
-        if let Some(schema) = &self.payload_schema {
-            jsonschema::validator_for(schema).map_err(|e| format!("payload_schema: {e}"))?;
-        }
-        self.rate().map(drop)
-    }
-
-    /// Starts per second.
-    fn rate(&self) -> Result<Option<f64>, String> {
-        let Some(text) = &self.rate else { return Ok(None) };
-        let parsed = text.split_once('/').and_then(|(n, unit)| {
-            let per = match unit.trim() {
-                "s" => 1.0,
-                "m" => 60.0,
-                "h" => 3600.0,
-                _ => return None,
-            };
-            n.trim().parse::<f64>().ok().filter(|n| n.is_finite() && *n > 0.0).map(|n| n / per)
-        });
-        parsed.map(Some).ok_or_else(|| format!("rate: expected a number per s, m or h such as 100/s, got {text}"))
     }
 
     /// The row of `rowlock.job_type`.
-    fn row(&self) -> Result<Value, String> {
+    fn row(&self) -> Value {
         let interval = |d: Option<Duration>| d.map(|d| format!("{} seconds", d.as_secs_f64()));
         let env: BTreeMap<&str, Value> = self
             .env
@@ -179,7 +261,7 @@ impl JobType {
             .map(|(k, v)| {
                 let value = match v {
                     EnvValue::Constant(text) => json!(text),
-                    EnvValue::Secret { from_secret: s } => json!({"from_secret": {"name": s.name, "key": s.key}}),
+                    EnvValue::Secret(s) => json!({"from_secret": {"name": s.name, "key": s.key}}),
                 };
                 (k.as_str(), value)
             })
@@ -192,14 +274,14 @@ impl JobType {
         let backoff = self.backoff.as_ref().map(|b| {
             json!({"base": b.base.map(|d| d.as_secs_f64()), "factor": b.factor, "max": b.max.map(|d| d.as_secs_f64()), "jitter": b.jitter})
         });
-        Ok(json!({
+        json!({
             "name": self.name, "queue": self.queue, "launch": launch, "image": self.image, "command": self.command,
             "args": self.args, "env": env, "resources": self.resources, "timeout": interval(self.timeout),
             "max_retries": self.max_retries, "priority": self.priority, "backoff": backoff, "expected": interval(self.expected),
-            "max_concurrency": self.max_concurrency, "rate": self.rate()?, "no_retry_exit_codes": self.no_retry_exit_codes,
+            "max_concurrency": self.max_concurrency, "rate": self.rate, "no_retry_exit_codes": self.no_retry_exit_codes,
             "payload_schema": self.payload_schema, "keep_completed": interval(self.keep.completed),
             "keep_failed": interval(self.keep.failed), "service_account": self.service_account, "pod_template": self.pod_template,
-        }))
+        })
     }
 }
 
@@ -208,8 +290,7 @@ pub(super) async fn apply(queue: &JobQueue, types: &[JobType]) -> anyhow::Result
     let mut client = queue.pool().get().await.map_err(Error::from)?;
     let tx = client.transaction().await.map_err(Error::from)?;
     for t in types {
-        let row = t.row().map_err(Exit::Refused)?;
-        tx.query_typed("SELECT rowlock.put_job_type($1)", &[(&row, Type::JSONB)])
+        tx.query_typed("SELECT rowlock.put_job_type($1)", &[(&t.row(), Type::JSONB)])
             .await
             .map_err(|e| anyhow::Error::from(Error::from(e)).context(format!("type {}", t.name)))?;
     }
@@ -221,17 +302,10 @@ pub(super) async fn apply(queue: &JobQueue, types: &[JobType]) -> anyhow::Result
 mod tests {
     use super::*;
 
-    fn read_text(text: &str) -> Result<Vec<JobType>, String> {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("types.yaml");
-        std::fs::write(&path, text).unwrap();
-        read(&path).map_err(|e| format!("{e:#}"))
-    }
-
     #[test]
     fn a_type_becomes_its_row() {
-        let types = read_text("types:\n  - name: a\n    command: [\"true\"]\n    timeout: 1m\n    rate: 60/m\n    keep: {completed: 2h}\n").unwrap();
-        let row = types[0].row().unwrap();
+        let types = parse("types:\n  - name: a\n    command: [\"true\"]\n    timeout: 1m\n    rate: 60/m\n    keep: {completed: 2h}\n").unwrap();
+        let row = types[0].row();
         assert_eq!(row["timeout"], "60 seconds");
         assert_eq!(row["rate"], 1.0);
         assert_eq!(row["keep_completed"], "7200 seconds");
@@ -239,17 +313,27 @@ mod tests {
 
     #[test]
     fn mistakes_name_the_key_and_the_line() {
-        for (text, want) in [
-            ("types:\n  - name: a\n    command: [x]\n    tiemout: 1s\n", "tiemout"),
-            ("types:\n  - name: a\n    command: [x]\n    timeout: soon\n", "line 4"),
-            ("types:\n  - name: a\n", "command"),
-            ("types:\n  - name: a\n    command: [x]\n    image: b\n", "image: only with launch: pod"),
-            ("types:\n  - {name: a, command: [x]}\n  - {name: a, command: [x]}\n", "twice"),
-            ("types:\n  - name: a\n    command: [x]\n    rate: fast\n", "rate"),
-            ("schedules: []\n", "schedules"),
+        for (text, line, want) in [
+            ("types:\n  - name: a\n    command: [x]\n    tiemout: 1s\n", "line 4", "tiemout"),
+            ("types:\n  - name: a\n    command: [x]\n    timeout: soon\n", "line 4", "duration"),
+            ("types:\n  - name: a\n    command: [x]\n    rate: fast\n", "line 4", "rate"),
+            ("types:\n  - name: a\n    command: [x]\n    backoff:\n      jitter: 2\n", "line 5", "jitter"),
+            ("types:\n  - name: a\n    command: [x]\n    env:\n      PORT: 80\n", "line 5", "in quotes"),
+            ("types:\n  - name: a\n    command: [x]\n    payload_schema: {type: 3}\n", "line 4", "payload_schema"),
+            ("types:\n  - name: a\n    command: [x]\n    keep: {failed: 9000d}\n", "line 4", "keep"),
+            ("types:\n  - name: ''\n    command: [x]\n", "line 2", "printable"),
+            ("types:\n  - name: a\n", "line 2", "command"),
+            ("types:\n  - name: a\n    command: [x]\n    image: b\n", "line 2", "image: only with launch: pod"),
+            (
+                "types:\n  - name: a\n    command: [x]\n    env: {A: {from_secret: {name: s, key: k}}}\n",
+                "line 2",
+                "from_secret",
+            ),
+            ("types:\n  - {name: a, command: [x]}\n  - {name: a, command: [x]}\n", "line 3", "twice"),
+            ("types: []\nschedules: []\n", "line 2", "schedules: not supported yet"),
         ] {
-            let got = read_text(text).map(|_| ()).unwrap_err();
-            assert!(got.contains(want), "{text}: {got}");
+            let got = parse(text).map(drop).unwrap_err();
+            assert!(got.contains(line) && got.contains(want), "{text}: {got}");
         }
     }
 }

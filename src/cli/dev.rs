@@ -28,12 +28,7 @@ pub(super) async fn run(out: &Output, args: Dev) -> anyhow::Result<()> {
         args.workers, args.concurrency
     ));
 
-    let rows = queue
-        .pool()
-        .get()
-        .await?
-        .query_typed("SELECT DISTINCT coalesce(queue, 'default') FROM rowlock.job_types", &[])
-        .await?;
+    let rows = super::rows(&queue, "SELECT DISTINCT coalesce(queue, 'default') FROM rowlock.job_types", &[]).await?;
     let mut queues = vec!["default".to_owned()];
     queues.extend(rows.iter().map(|r| r.get::<_, String>(0)).filter(|q| q != "default"));
     let mut workers = tokio::task::JoinSet::new();

@@ -3,10 +3,10 @@
 use serde::Serialize;
 
 use super::{
-    Exit,
+    exit::{self, Exit},
     output::{Output, Table},
 };
-use crate::{Error, JobQueue};
+use crate::JobQueue;
 
 #[derive(Serialize)]
 struct Check {
@@ -15,23 +15,43 @@ struct Check {
     detail: String,
 }
 
-pub(super) async fn run(queue: &JobQueue, out: &Output) -> anyhow::Result<()> {
-    let client = queue.pool().get().await.map_err(Error::from)?;
-    let rows = client
-        .query_typed(
+pub(super) async fn run(connected: anyhow::Result<JobQueue>, out: &Output) -> anyhow::Result<()> {
+    match connected {
+        Ok(queue) => print(out, &examine(&queue).await?),
+        // No URL, or one that cannot be read: a matter of the command line.
+        Err(error) if exit::code(&error) == 2 => Err(error),
+        Err(error) => {
+            let detail = exit::explain(&error).unwrap_or_default();
+            print(out, &[Check { check: "connect", state: "FAIL", detail }])
+        }
+    }
+}
+
+fn print(out: &Output, checks: &[Check]) -> anyhow::Result<()> {
+    let mut table = Table::new(&["check", "state", "detail"]);
+    for c in checks {
+        table.row([c.check.to_owned(), c.state.to_owned(), c.detail.clone()]);
+    }
+    out.list(checks, table, |c| c.check.to_owned())?;
+    if checks.iter().any(|c| c.state == "FAIL") { Err(Exit::Failed.into()) } else { Ok(()) }
+}
+
+async fn examine(queue: &JobQueue) -> anyhow::Result<Vec<Check>> {
+    let rows = super::rows(
+        queue,
             "SELECT current_setting('server_version_num')::int4, current_setting('server_version'), current_setting('autovacuum')::bool,
                     coalesce((SELECT max(extract(epoch FROM clock_timestamp() - xact_start)) FROM pg_stat_activity WHERE backend_type = 'client backend'), 0)::float8,
                     current_setting('max_connections')::int4, (SELECT count(*)::int4 FROM pg_stat_activity WHERE backend_type = 'client backend'),
                     (SELECT rolsuper FROM pg_roles WHERE rolname = current_user), pg_is_in_recovery(),
                     (SELECT count(*)::int4 FROM pg_roles WHERE rolname IN ('rowlock_enqueuer', 'rowlock_worker', 'rowlock_reader', 'rowlock_admin')),
-                    current_setting('synchronous_commit')",
+                    current_setting('synchronous_commit'),
+                    (SELECT string_agg(DISTINCT r.rolname, ', ') FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace JOIN pg_roles r ON r.oid = p.proowner
+                      WHERE n.nspname = 'rowlock' AND p.prosecdef AND r.rolsuper)",
             &[],
         )
-        .await
-        .map_err(Error::from)?;
-    drop(client);
+        .await?;
     let row = &rows[0];
-    let mut checks = Vec::new();
+    let mut checks = vec![Check { check: "connect", state: "ok", detail: "answers".into() }];
     let mut check = |check, good: bool, bad: &'static str, detail: String, advice: &str| {
         let state = if good { "ok" } else { bad };
         checks.push(Check { check, state, detail: if good { detail } else { format!("{detail}: {advice}") } });
@@ -88,7 +108,15 @@ pub(super) async fn run(queue: &JobQueue, out: &Output) -> anyhow::Result<()> {
         !row.get::<_, bool>(6),
         "warn",
         "connected user".into(),
-        "is a superuser; let an ordinary role own the schema",
+        "is a superuser; connect as a member of rowlock_enqueuer, rowlock_worker or rowlock_admin",
+    );
+    let owner: Option<&str> = row.get(10);
+    check(
+        "owner",
+        owner.is_none(),
+        "warn",
+        owner.map_or_else(|| "no superuser".into(), |o| format!("the functions run as the superuser {o}")),
+        "have an ordinary role own the schema rowlock and what is in it",
     );
     let sync: &str = row.get(9);
     check(
@@ -98,11 +126,5 @@ pub(super) async fn run(queue: &JobQueue, out: &Output) -> anyhow::Result<()> {
         format!("synchronous_commit = {sync}"),
         "a crash may lose the last enqueued jobs",
     );
-
-    let mut table = Table::new(&["check", "state", "detail"]);
-    for c in &checks {
-        table.row([c.check.to_owned(), c.state.to_owned(), c.detail.clone()]);
-    }
-    out.list(&checks, table, |c| c.check.to_owned())?;
-    if checks.iter().any(|c| c.state == "FAIL") { Err(Exit::Failed.into()) } else { Ok(()) }
+    Ok(checks)
 }

@@ -5,8 +5,8 @@ use std::{io::Read, time::Instant};
 use uuid::Uuid;
 
 use super::{
-    Exit,
     args::{Enqueue, Filter, JobsCommand},
+    exit::{self, Exit},
     output::{self, Output, Table},
 };
 use crate::{Job, JobQueue, ListFilter, NewJob, Status};
@@ -49,13 +49,14 @@ pub(super) async fn enqueue(queue: &JobQueue, out: &Output, args: Enqueue) -> an
             out.one(&job, &job.id.to_string())?;
             return if job.status == Status::Completed { Ok(()) } else { Err(Exit::Failed.into()) };
         }
-        if started.elapsed() > args.wait_timeout {
+        let left = args.wait_timeout.saturating_sub(started.elapsed());
+        if left.is_zero() {
             let (id, status) = (enqueued.id, job.status.as_str());
             return Err(
                 Exit::TimedOut(format!("job {id} is still {status}; look again with: rowlock jobs get {id}")).into()
             );
         }
-        tokio::time::sleep(pause).await;
+        tokio::time::sleep(pause.min(left)).await;
         pause = (pause * 3 / 2).min(std::time::Duration::from_secs(1));
     }
 }
@@ -63,15 +64,8 @@ pub(super) async fn enqueue(queue: &JobQueue, out: &Output, args: Enqueue) -> an
 /// A delay counts from the database's clock, like every time.
 async fn database_time(queue: &JobQueue, delay: std::time::Duration) -> anyhow::Result<chrono::DateTime<chrono::Utc>> {
     let delay = delay.as_secs_f64();
-    let rows = queue
-        .pool()
-        .get()
-        .await?
-        .query_typed(
-            "SELECT clock_timestamp() + make_interval(secs => LEAST($1, 1e9))",
-            &[(&delay, tokio_postgres::types::Type::FLOAT8)],
-        )
-        .await?;
+    let sql = "SELECT clock_timestamp() + make_interval(secs => LEAST($1, 1e9))";
+    let rows = super::rows(queue, sql, &[(&delay, tokio_postgres::types::Type::FLOAT8)]).await?;
     Ok(rows[0].try_get(0)?)
 }
 
@@ -116,26 +110,55 @@ pub(super) async fn run(queue: &JobQueue, out: &Output, command: JobsCommand) ->
             None => Err(Exit::NotFound(format!("no job {id}; it may have left history")).into()),
         },
         JobsCommand::Retry { ids, filter, delay, yes } => {
-            for id in chosen(queue, ids, filter, yes, "retry").await? {
-                report(out, id, queue.retry(id, delay).await?)?;
-            }
-            Ok(())
+            let chosen = chosen(queue, ids, filter, yes, "retry", &[Status::Failed]).await?;
+            steer(out, chosen, async |id| Ok(queue.retry(id, delay).await?)).await
         }
         JobsCommand::Cancel { ids, filter, yes } => {
-            for id in chosen(queue, ids, filter, yes, "cancel").await? {
-                let status = queue.cancel(id).await?;
-                report(out, id, status)?;
-                if matches!(status, Status::Completed | Status::Failed) {
-                    return Err(Exit::Refused(format!("job {id} had already {}", status.as_str())).into());
+            let chosen = chosen(queue, ids, filter, yes, "cancel", &[Status::Pending, Status::Running]).await?;
+            steer(out, chosen, async |id| match queue.cancel(id).await? {
+                ended @ (Status::Completed | Status::Failed) => {
+                    Err(Exit::Refused(format!("job {id} had already {}", ended.as_str())).into())
                 }
-            }
-            Ok(())
+                status => Ok(status),
+            })
+            .await
         }
     }
 }
 
-fn report(out: &Output, id: Uuid, status: Status) -> anyhow::Result<()> {
-    out.one(&serde_json::json!({"id": id, "status": status}), &id.to_string())
+#[derive(serde::Serialize)]
+struct Steered {
+    id: Uuid,
+    status: Status,
+}
+
+/// One after the other. A job that refuses does not keep the others from their turn; a database that is
+/// away does.
+async fn steer(out: &Output, ids: Vec<Uuid>, act: impl AsyncFn(Uuid) -> anyhow::Result<Status>) -> anyhow::Result<()> {
+    if let [id] = *ids {
+        return out.one(&Steered { id, status: act(id).await? }, &id.to_string());
+    }
+    let (mut done, mut failed) = (Vec::new(), None);
+    for id in ids {
+        match act(id).await {
+            Ok(status) => done.push(Steered { id, status }),
+            Err(error) => {
+                let fatal = !matches!(exit::code(&error), 3 | 4);
+                if let Some(earlier) = failed.replace(error) {
+                    output::message(&format!("error: {}", exit::explain(&earlier).unwrap_or_default()));
+                }
+                if fatal {
+                    break;
+                }
+            }
+        }
+    }
+    let mut table = Table::new(&["id", "status"]);
+    for d in &done {
+        table.row([d.id.to_string(), d.status.as_str().to_owned()]);
+    }
+    out.list(&done, table, |d| d.id.to_string())?;
+    failed.map_or(Ok(()), Err)
 }
 
 async fn find(queue: &JobQueue, filter: &Filter, limit: i32) -> Result<Vec<Job>, crate::Error> {
@@ -143,8 +166,19 @@ async fn find(queue: &JobQueue, filter: &Filter, limit: i32) -> Result<Vec<Job>,
     queue.list(&ListFilter { status: filter.status, queue: filter.queue, job_type: filter.job_type, limit }).await
 }
 
-/// The ids named, or those a filter finds: then only with --yes.
-async fn chosen(queue: &JobQueue, ids: Vec<Uuid>, filter: Filter, yes: bool, verb: &str) -> anyhow::Result<Vec<Uuid>> {
+/// The most jobs that one bulk command takes.
+const BULK: i32 = 10_000;
+
+/// The ids named, or those a filter finds: then only with --yes, and by itself only in the statuses for
+/// which it makes sense.
+async fn chosen(
+    queue: &JobQueue,
+    ids: Vec<Uuid>,
+    filter: Filter,
+    yes: bool,
+    verb: &str,
+    usual: &[Status],
+) -> anyhow::Result<Vec<Uuid>> {
     let filtered = filter.status.is_some() || filter.queue.is_some() || filter.job_type.is_some();
     match (ids.is_empty(), filtered) {
         (false, false) => return Ok(ids),
@@ -153,10 +187,17 @@ async fn chosen(queue: &JobQueue, ids: Vec<Uuid>, filter: Filter, yes: bool, ver
             return Err(Exit::Usage(format!("{verb}: give either ids, or a filter (--status, --queue, --type)")).into());
         }
     }
-    let jobs = find(queue, &filter, 10_000).await?;
-    output::message(&format!("{} jobs to {verb}", jobs.len()));
-    if !yes && !jobs.is_empty() {
+    let statuses = filter.status.map_or_else(|| usual.to_vec(), |s| vec![s]);
+    let mut found = Vec::new();
+    for status in statuses {
+        let limit = BULK - i32::try_from(found.len())?;
+        let jobs = find(queue, &Filter { status: Some(status), ..filter.clone() }, limit).await?;
+        found.extend(jobs.into_iter().map(|j| j.id));
+    }
+    let more = if found.len() == BULK as usize { ", and maybe more: run it again for those" } else { "" };
+    output::message(&format!("{} jobs to {verb}{more}", found.len()));
+    if !yes && !found.is_empty() {
         return Err(Exit::Refused(format!("nothing done: add --yes to {verb} them")).into());
     }
-    Ok(jobs.into_iter().map(|j| j.id).collect())
+    Ok(found)
 }

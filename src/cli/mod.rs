@@ -5,6 +5,8 @@ mod bench;
 mod catalog;
 mod dev;
 mod doctor;
+mod exit;
+mod install;
 mod jobs;
 mod output;
 mod worker;
@@ -15,29 +17,10 @@ use clap::{CommandFactory, Parser};
 
 use self::{
     args::{Args, Command, MigrateCommand, QueueCommand, TypesCommand},
+    exit::Exit,
     output::{Output, Table},
 };
 use crate::{Error, JobQueue, migrate::MIGRATIONS};
-
-/// How a command ends, beside 0.
-#[derive(Debug, thiserror::Error)]
-enum Exit {
-    /// 1, and nothing more to say.
-    #[error("")]
-    Failed,
-    /// 2: the command line is wrong.
-    #[error("{0}")]
-    Usage(String),
-    /// 3: there is no such thing.
-    #[error("{0}")]
-    NotFound(String),
-    /// 4: it was refused.
-    #[error("{0}")]
-    Refused(String),
-    /// 124: the wait was over first.
-    #[error("{0}")]
-    TimedOut(String),
-}
 
 /// Reads the command line, runs it, answers the exit code: 0, 1 error or job failed, 2 usage, 3 not found,
 /// 4 refused, 124 wait timed out.
@@ -54,23 +37,22 @@ pub fn main() -> ExitCode {
 }
 
 fn fail(error: &anyhow::Error) -> ExitCode {
-    let (code, say) = match (error.downcast_ref::<Exit>(), error.downcast_ref::<Error>()) {
-        (Some(Exit::Failed), _) => (1, false),
-        (Some(Exit::Usage(_)), _) | (_, Some(Error::Config(_) | Error::Json { .. })) => (2, true),
-        (Some(Exit::NotFound(_)), _) | (_, Some(Error::NotFound(_))) => (3, true),
-        (Some(Exit::Refused(_)), _) | (_, Some(Error::Refused { .. } | Error::WrongStatus(_))) => (4, true),
-        (Some(Exit::TimedOut(_)), _) => (124, true),
-        _ => (1, true),
-    };
-    if say {
-        output::message(&format!("error: {error:#}"));
+    if let Some(text) = exit::explain(error) {
+        output::message(&format!("error: {text}"));
     }
-    ExitCode::from(code)
+    ExitCode::from(exit::code(error))
 }
+
+/// The rows of one statement. The name and the state of an error stay: it is the library's.
+async fn rows(queue: &JobQueue, sql: &str, args: &[Arg<'_>]) -> Result<Vec<tokio_postgres::Row>, Error> {
+    Ok(queue.pool().get().await?.query_typed(sql, args).await?)
+}
+
+type Arg<'a> = (&'a (dyn tokio_postgres::types::ToSql + Sync), tokio_postgres::types::Type);
 
 async fn run(args: Args) -> anyhow::Result<()> {
     let out = Output::new(args.output);
-    let database = args.database_url.or_else(|| std::env::var("DATABASE_URL").ok());
+    let database = args.database_url.or_else(|| std::env::var("DATABASE_URL").ok()).filter(|url| !url.is_empty());
     let connect = async || match &database {
         Some(url) => Ok::<_, anyhow::Error>(JobQueue::connect(url).await?),
         None => {
@@ -103,27 +85,26 @@ async fn run(args: Args) -> anyhow::Result<()> {
         Command::Queues { command } => {
             let queue = connect().await?;
             match command {
-                QueueCommand::Pause { queue: name } => Ok(queue.pause_queue(&name).await?),
-                QueueCommand::Resume { queue: name } => Ok(queue.resume_queue(&name).await?),
+                QueueCommand::Pause { queue: name } => {
+                    queue.pause_queue(&name).await?;
+                    output::message(&format!("queue {name} is paused; running jobs go on"));
+                    Ok(())
+                }
+                QueueCommand::Resume { queue: name } => {
+                    queue.resume_queue(&name).await?;
+                    output::message(&format!("queue {name} is resumed"));
+                    Ok(())
+                }
                 QueueCommand::List => {
-                    out.view(
-                        &queue,
-                        "queues",
-                        "queue",
-                        &["queue", "paused", "pending", "scheduled", "running", "failed", "oldest_age_seconds"],
-                    )
-                    .await
+                    let columns =
+                        ["queue", "paused", "pending", "scheduled", "running", "failed", "oldest_age_seconds"];
+                    out.view(&queue, "queues", &columns, &[]).await
                 }
             }
         }
         Command::Workers => {
-            out.view(
-                &connect().await?,
-                "workers",
-                "name",
-                &["name", "queues", "slots", "running", "draining", "last_heartbeat"],
-            )
-            .await
+            let columns = ["name", "queues", "slots", "running", "draining", "last_heartbeat"];
+            out.view(&connect().await?, "workers", &columns, &["id", "identity", "started_at", "version"]).await
         }
         Command::Types { command: TypesCommand::Lint { file } } => {
             let catalog = catalog::read(&file)?;
@@ -137,21 +118,20 @@ async fn run(args: Args) -> anyhow::Result<()> {
             Ok(())
         }
         Command::Types { command: TypesCommand::List } => {
-            out.view(
-                &connect().await?,
-                "job_types",
-                "name",
-                &["name", "queue", "launch", "command", "timeout", "max_retries", "priority"],
-            )
-            .await
+            let columns = ["name", "queue", "launch", "command", "timeout", "max_retries", "priority"];
+            let wide = ["args", "env", "backoff", "rate", "max_concurrency", "keep", "image", "updated_at"];
+            out.view(&connect().await?, "job_types", &columns, &wide).await
         }
         Command::Worker(command) => worker::run(connect().await?, &out, command).await,
         Command::Dev(command) => dev::run(&out, command).await,
         Command::Bench(command) => bench::run(connect().await?, &out, command).await,
-        Command::Doctor => doctor::run(&connect().await?, &out).await,
+        Command::Doctor => doctor::run(connect().await, &out).await,
+        Command::Install { dir } => install::run(&out, &dir),
         Command::Completion { shell } => {
-            clap_complete::generate(shell, &mut Args::command(), "rowlock", &mut std::io::stdout());
-            Ok(())
+            // Into memory first: it panics when a reader such as `head` has gone.
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Args::command(), "rowlock", &mut script);
+            out.text(String::from_utf8(script)?.trim_end())
         }
     }
 }

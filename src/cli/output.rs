@@ -5,7 +5,6 @@ use std::io::Write;
 use chrono::{DateTime, Utc};
 use comfy_table::{Table as Drawn, presets};
 use serde::Serialize;
-use tokio_postgres::types::Type;
 
 use super::args::Format;
 use crate::JobQueue;
@@ -71,28 +70,28 @@ impl Output {
     }
 
     fn value<T: Serialize>(&self, value: &T) -> anyhow::Result<()> {
-        // Through a tree: raw JSON inside has no YAML form of its own.
-        let tree = serde_json::to_value(value)?;
         self.text(&match self.format {
-            Format::Yaml => serde_saphyr::to_string(&tree)?.trim_end().to_owned(),
-            _ => serde_json::to_string_pretty(&tree)?,
+            // Through a tree: raw JSON inside has no YAML form of its own.
+            Format::Yaml => serde_saphyr::to_string(&serde_json::to_value(value)?)?.trim_end().to_owned(),
+            // Not through a tree: it would round a payload's long numbers.
+            _ => serde_json::to_string_pretty(value)?,
         })
     }
 
-    /// A view of the schema, its columns by name.
-    pub(super) async fn view(&self, queue: &JobQueue, view: &str, key: &str, columns: &[&str]) -> anyhow::Result<()> {
+    /// A view of the schema by its columns, the first of which names a row; `wide` are shown on demand.
+    pub(super) async fn view(
+        &self,
+        queue: &JobQueue,
+        view: &str,
+        columns: &[&str],
+        wide: &[&str],
+    ) -> anyhow::Result<()> {
+        let key = columns[0];
         // The names are this program's own, never input.
-        let sql = format!("SELECT to_jsonb(v) FROM rowlock.{view} v WHERE $1 ORDER BY {key}");
-        let rows = queue
-            .pool()
-            .get()
-            .await
-            .map_err(crate::Error::from)?
-            .query_typed(&sql, &[(&true, Type::BOOL)])
-            .await
-            .map_err(crate::Error::from)?;
+        let rows = super::rows(queue, &format!("SELECT to_jsonb(v) FROM rowlock.{view} v ORDER BY {key}"), &[]).await?;
         let list: Vec<serde_json::Value> = rows.iter().map(|r| r.try_get(0)).collect::<Result<_, _>>()?;
-        let mut table = Table::new(columns);
+        let columns = if self.wide() { [columns, wide].concat() } else { columns.to_vec() };
+        let mut table = Table::new(&columns);
         for item in &list {
             table.0.add_row(columns.iter().map(|c| plain(&item[*c])));
         }

@@ -4,8 +4,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Exit,
     args::Worker,
+    exit::Exit,
     output::{self, Output},
 };
 use crate::{

@@ -1,1 +1,61 @@
+//! What the hot and the periodic calls touch does not grow with the backlog: in Postgres's own buffer
+//! counts, not in time.
 
+use serde_json::Value;
+
+use crate::support::{Db, database};
+
+async fn fill(db: &Db, jobs: usize) {
+    for _ in 0..jobs.div_ceil(10_000) {
+        let n = jobs.min(10_000);
+        db.run(&format!(
+            "SELECT count(*) FROM (SELECT array_agg('t'::text) t, array_agg('{{\"a\": 1}}'::jsonb) p FROM generate_series(1, {n})) a, rowlock.enqueue_batch_v1(a.t, a.p)"
+        ))
+        .await;
+    }
+    db.keep().await;
+    for table in ["ready", "tally", "total"] {
+        db.run(&format!("VACUUM ANALYZE rowlock.{table}")).await;
+    }
+}
+
+/// Buffers a statement touched, hit or read. Run twice: the first fills the session's caches.
+async fn buffers(db: &Db, sql: &str) -> i64 {
+    let explain = format!("EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {sql}");
+    db.one::<Value>(&explain, &[]).await;
+    let plan: Value = db.one(&explain, &[]).await;
+    let top = &plan[0]["Plan"];
+    top["Shared Hit Blocks"].as_i64().unwrap() + top["Shared Read Blocks"].as_i64().unwrap()
+}
+
+#[tokio::test]
+async fn a_million_waiting_jobs_cost_a_call_no_more_than_a_thousand() {
+    let mut touched = Vec::new();
+    for jobs in [1000, 1_000_000] {
+        let db = database().await;
+        fill(&db, jobs).await;
+        let worker = db.worker(600.0).await;
+        let middle: uuid::Uuid = db.one("SELECT id FROM rowlock.ready OFFSET 500 LIMIT 1", &[]).await;
+        let calls = [
+            ("claim", format!("SELECT * FROM rowlock.claim_v1('{worker}', '{{default}}', 10)")),
+            ("get_job", format!("SELECT * FROM rowlock.get_job('{middle}')")),
+            ("cancel", format!("SELECT rowlock.cancel('{middle}')")),
+            ("queues", "SELECT * FROM rowlock.queues".to_owned()),
+            ("demand", "SELECT * FROM rowlock.demand()".to_owned()),
+            ("list", "SELECT * FROM rowlock.list_jobs('pending')".to_owned()),
+            ("keep", format!("SELECT * FROM rowlock.keep_v1('{worker}')")),
+        ];
+        let mut counts = Vec::new();
+        for (name, sql) in calls {
+            counts.push((name, buffers(&db, &sql).await));
+        }
+        touched.push(counts);
+    }
+    for ((name, small), (_, large)) in touched[0].iter().zip(&touched[1]) {
+        println!("{name}: {small} buffers with 1,000 waiting, {large} with 1,000,000");
+        assert!(
+            *large <= small * 3 + 50 && *large < 1000,
+            "{name}: {small} buffers with 1,000 waiting, {large} with 1,000,000"
+        );
+    }
+}
