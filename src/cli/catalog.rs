@@ -2,36 +2,32 @@
 
 use std::{collections::BTreeMap, io::Read, path::Path, time::Duration};
 
-use serde::{
-    Deserialize, Deserializer,
-    de::{Error as _, MapAccess, Visitor, value::MapAccessDeserializer},
-};
+use serde::Deserialize;
 use serde_json::{Value, json};
 use serde_saphyr::Spanned;
 use tokio_postgres::types::Type;
 
-use super::exit::Exit;
+use super::{
+    exit::Exit,
+    fields::{self, EnvValue},
+};
 use crate::{Error, JobQueue};
 
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields)]
 struct File {
     types: Option<Vec<Spanned<JobType>>>,
-    #[serde(default, rename = "schedules", deserialize_with = "no_schedules")]
+    #[serde(default, rename = "schedules", deserialize_with = "fields::no_schedules")]
     _schedules: (),
-}
-
-fn no_schedules<'de, D: Deserializer<'de>>(_: D) -> Result<(), D::Error> {
-    Err(D::Error::custom("schedules: not supported yet; take the key out, and enqueue with --execute-at or from cron"))
 }
 
 /// A type as the file has it; the keys are the columns.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct JobType {
-    #[serde(deserialize_with = "name")]
+    #[serde(deserialize_with = "fields::name")]
     name: String,
-    #[serde(default, deserialize_with = "queue")]
+    #[serde(default, deserialize_with = "fields::queue")]
     queue: Option<String>,
     #[serde(default)]
     launch: Launch,
@@ -43,20 +39,20 @@ pub(super) struct JobType {
     #[serde(default)]
     env: BTreeMap<String, EnvValue>,
     resources: Option<Value>,
-    #[serde(default, deserialize_with = "duration")]
+    #[serde(default, deserialize_with = "fields::duration")]
     timeout: Option<Duration>,
     max_retries: Option<u16>,
     priority: Option<i16>,
     backoff: Option<Backoff>,
-    #[serde(default, deserialize_with = "duration")]
+    #[serde(default, deserialize_with = "fields::duration")]
     expected: Option<Duration>,
     max_concurrency: Option<u32>,
     /// Starts per second.
-    #[serde(default, deserialize_with = "rate")]
+    #[serde(default, deserialize_with = "fields::rate")]
     rate: Option<f64>,
     #[serde(default)]
     no_retry_exit_codes: Vec<u8>,
-    #[serde(default, deserialize_with = "schema")]
+    #[serde(default, deserialize_with = "fields::schema")]
     payload_schema: Option<Value>,
     #[serde(default)]
     keep: Keep,
@@ -73,131 +69,26 @@ enum Launch {
     Pod,
 }
 
-enum EnvValue {
-    Constant(String),
-    Secret(SecretKey),
-}
-
-/// By hand: what serde derives for "one or the other" says neither what was wrong nor where.
-impl<'de> Deserialize<'de> for EnvValue {
-    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(deny_unknown_fields)]
-        struct Secret {
-            from_secret: SecretKey,
-        }
-        struct Either;
-        impl<'de> Visitor<'de> for Either {
-            type Value = EnvValue;
-            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-                f.write_str("a text (numbers, true and false in quotes) or {from_secret: {name, key}}")
-            }
-            fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<EnvValue, E> {
-                Ok(EnvValue::Constant(text.to_owned()))
-            }
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<EnvValue, A::Error> {
-                Secret::deserialize(MapAccessDeserializer::new(map)).map(|s| EnvValue::Secret(s.from_secret))
-            }
-        }
-        d.deserialize_any(Either)
-    }
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct SecretKey {
-    name: String,
-    key: String,
-}
-
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Backoff {
-    #[serde(default, deserialize_with = "duration")]
+    #[serde(default, deserialize_with = "fields::duration")]
     base: Option<Duration>,
-    #[serde(default, deserialize_with = "factor")]
+    #[serde(default, deserialize_with = "fields::factor")]
     factor: Option<f64>,
-    #[serde(default, deserialize_with = "duration")]
+    #[serde(default, deserialize_with = "fields::duration")]
     max: Option<Duration>,
-    #[serde(default, deserialize_with = "jitter")]
+    #[serde(default, deserialize_with = "fields::jitter")]
     jitter: Option<f64>,
 }
 
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields)]
 struct Keep {
-    #[serde(default, deserialize_with = "kept")]
+    #[serde(default, deserialize_with = "fields::kept")]
     completed: Option<Duration>,
-    #[serde(default, deserialize_with = "kept")]
+    #[serde(default, deserialize_with = "fields::kept")]
     failed: Option<Duration>,
-}
-
-// Checked while it is read, so that a mistake has its line. -------------------------------------
-
-fn name<'de, D: Deserializer<'de>>(d: D) -> Result<String, D::Error> {
-    let text = String::deserialize(d)?;
-    if (1..=128).contains(&text.len()) && !text.trim().is_empty() && !text.contains(char::is_control) {
-        return Ok(text);
-    }
-    Err(D::Error::custom("expected 1 to 128 bytes of printable text"))
-}
-
-fn queue<'de, D: Deserializer<'de>>(d: D) -> Result<Option<String>, D::Error> {
-    name(d).map(Some)
-}
-
-fn rate<'de, D: Deserializer<'de>>(d: D) -> Result<Option<f64>, D::Error> {
-    let text = String::deserialize(d)?;
-    let parsed = text.split_once('/').and_then(|(n, unit)| {
-        let per = match unit.trim() {
-            "s" => 1.0,
-            "m" => 60.0,
-            "h" => 3600.0,
-            _ => return None,
-        };
-        n.trim().parse::<f64>().ok().filter(|n| n.is_finite() && *n > 0.0).map(|n| n / per)
-    });
-    let wrong = || D::Error::custom(format!("rate: expected a number per s, m or h such as 100/s, got {text}"));
-    parsed.map(Some).ok_or_else(wrong)
-}
-
-fn factor<'de, D: Deserializer<'de>>(d: D) -> Result<Option<f64>, D::Error> {
-    within(d, "backoff.factor", 1.0, 1000.0)
-}
-
-fn jitter<'de, D: Deserializer<'de>>(d: D) -> Result<Option<f64>, D::Error> {
-    within(d, "backoff.jitter", 0.0, 1.0)
-}
-
-fn within<'de, D: Deserializer<'de>>(d: D, key: &str, least: f64, most: f64) -> Result<Option<f64>, D::Error> {
-    match f64::deserialize(d)? {
-        n if (least..=most).contains(&n) => Ok(Some(n)),
-        n => Err(D::Error::custom(format!("{key}: expected {least} to {most}, got {n}"))),
-    }
-}
-
-fn schema<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Value>, D::Error> {
-    let schema = Value::deserialize(d)?;
-    jsonschema::validator_for(&schema).map_err(|e| D::Error::custom(format!("payload_schema: {e}")))?;
-    Ok(Some(schema))
-}
-
-fn kept<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Duration>, D::Error> {
-    let kept = duration(d)?;
-    if kept > Some(Duration::from_secs(366 * 86400)) {
-        return Err(D::Error::custom("keep: expected at most 366 days"));
-    }
-    Ok(kept)
-}
-
-fn duration<'de, D: Deserializer<'de>>(d: D) -> Result<Option<Duration>, D::Error> {
-    let Some(text) = Option::<String>::deserialize(d)? else { return Ok(None) };
-    if text == "0" {
-        return Ok(Some(Duration::ZERO));
-    }
-    humantime::parse_duration(&text)
-        .map(Some)
-        .map_err(|e| D::Error::custom(format!("expected a duration such as 30s or 14d, got {text}: {e}")))
 }
 
 /// Reads and checks a file; `-` is standard input.

@@ -110,12 +110,14 @@ pub(super) async fn run(queue: &JobQueue, out: &Output, command: JobsCommand) ->
             None => Err(Exit::NotFound(format!("no job {id}; it may have left history")).into()),
         },
         JobsCommand::Retry { ids, filter, delay, yes } => {
+            let one = ids.len() == 1;
             let chosen = chosen(queue, ids, filter, yes, "retry", &[Status::Failed]).await?;
-            steer(out, chosen, async |id| Ok(queue.retry(id, delay).await?)).await
+            steer(out, chosen, one, async |id| Ok(queue.retry(id, delay).await?)).await
         }
         JobsCommand::Cancel { ids, filter, yes } => {
+            let one = ids.len() == 1;
             let chosen = chosen(queue, ids, filter, yes, "cancel", &[Status::Pending, Status::Running]).await?;
-            steer(out, chosen, async |id| match queue.cancel(id).await? {
+            steer(out, chosen, one, async |id| match queue.cancel(id).await? {
                 ended @ (Status::Completed | Status::Failed) => {
                     Err(Exit::Refused(format!("job {id} had already {}", ended.as_str())).into())
                 }
@@ -132,11 +134,16 @@ struct Steered {
     status: Status,
 }
 
-/// One after the other. A job that refuses does not keep the others from their turn; a database that is
+/// One after the other; one that was named is printed as itself, all else as a list. A job that refuses does not keep the others from their turn; a database that is
 /// away does.
-async fn steer(out: &Output, ids: Vec<Uuid>, act: impl AsyncFn(Uuid) -> anyhow::Result<Status>) -> anyhow::Result<()> {
-    if let [id] = *ids {
-        return out.one(&Steered { id, status: act(id).await? }, &id.to_string());
+async fn steer(
+    out: &Output,
+    ids: Vec<Uuid>,
+    one: bool,
+    act: impl AsyncFn(Uuid) -> anyhow::Result<Status>,
+) -> anyhow::Result<()> {
+    if let ([id], true) = (&*ids, one) {
+        return out.one(&Steered { id: *id, status: act(*id).await? }, &id.to_string());
     }
     let (mut done, mut failed) = (Vec::new(), None);
     for id in ids {

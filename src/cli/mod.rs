@@ -6,6 +6,7 @@ mod catalog;
 mod dev;
 mod doctor;
 mod exit;
+mod fields;
 mod install;
 mod jobs;
 mod output;

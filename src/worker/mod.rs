@@ -107,7 +107,7 @@ pub async fn run(queue: JobQueue, options: WorkerOptions, stop: CancellationToke
     let keeper = tokio::spawn(beside::keep(session.clone(), beside.clone()));
     let (beat, heartbeat) = beside::heartbeat(session.clone(), stop.clone(), beside.clone());
 
-    let (ended, endings) = mpsc::unbounded_channel();
+    let (ended, mut endings) = mpsc::unbounded_channel();
     let mut worker = Worker {
         catalog: Catalog::load(&queue).await?,
         queue,
@@ -121,7 +121,10 @@ pub async fn run(queue: JobQueue, options: WorkerOptions, stop: CancellationToke
         empty_since: None,
         summary: WorkerSummary::default(),
     };
-    let result = worker.work(endings, &wake, &listener, beat, &stop).await;
+    let result = worker.work(&mut endings, &wake, &listener, beat, &stop).await;
+    if result.is_err() {
+        worker.abandon(&mut endings).await;
+    }
     beside.cancel();
     let _ = tokio::join!(keeper, heartbeat);
     if result.is_ok() {
@@ -153,7 +156,7 @@ struct Running {
 impl Worker {
     async fn work(
         &mut self,
-        mut endings: mpsc::UnboundedReceiver<(Uuid, Outcome)>,
+        endings: &mut mpsc::UnboundedReceiver<(Uuid, Outcome)>,
         wake: &Notify,
         listener: &beside::Listener,
         mut beat: tokio::sync::watch::Receiver<beside::Beat>,
@@ -225,7 +228,6 @@ impl Worker {
             }
         }
         if beat.lost || Instant::now() >= beat.deadline {
-            self.stop_all(process::Stop::Now);
             return Err(Error::LeaseLost(
                 "the worker could not extend its lease in time; its jobs were stopped".into(),
             ));
@@ -235,6 +237,22 @@ impl Worker {
 
     fn stop_all(&self, how: process::Stop) {
         self.running.values().for_each(|r| r.stop.send(how));
+    }
+
+    /// Ends every process before the worker itself goes: another worker may start these jobs.
+    async fn abandon(&mut self, endings: &mut mpsc::UnboundedReceiver<(Uuid, Outcome)>) {
+        self.stop_all(process::Stop::Now);
+        let all = async {
+            while !self.running.is_empty() {
+                match endings.recv().await {
+                    Some((id, _)) => self.running.remove(&id),
+                    None => return,
+                };
+            }
+        };
+        if tokio::time::timeout(Duration::from_secs(5), all).await.is_err() {
+            tracing::error!("processes did not end within 5 s of SIGKILL");
+        }
     }
 
     fn end(&mut self, id: Uuid, outcome: Outcome) {

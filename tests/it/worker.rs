@@ -153,3 +153,24 @@ async fn two_workers_drain_five_hundred_jobs_once_each() {
     let completed: i64 = db.client.query_one("SELECT count(*) FROM rowlock.history", &[]).await.unwrap().get(0);
     assert_eq!(completed, 500);
 }
+
+#[tokio::test]
+async fn a_worker_whose_lease_ends_under_it_kills_its_jobs_and_says_so() {
+    let marker = format!("{}", 90 + std::process::id() % 9) + ".71";
+    let (q, db) = with_type(json!({"command": ["sh", "-c", format!("sleep {marker} & sleep {marker}")]})).await;
+    let id = q.enqueue("t", json!({})).await.unwrap().id;
+    let task = tokio::spawn(worker::run(
+        q.clone(),
+        worker::WorkerOptions { stop_when_empty: false, ..options() },
+        CancellationToken::new(),
+    ));
+    eventually("the job runs", || async { q.get_job(id).await.unwrap().unwrap().status == Status::Running }).await;
+    db.run("UPDATE rowlock.worker SET lease_until = '-infinity'").await;
+    let ended = tokio::time::timeout(Duration::from_secs(10), task).await.unwrap().unwrap();
+    assert!(matches!(ended, Err(rowlock::Error::LeaseLost(_))));
+    let alive = std::fs::read_dir("/proc").unwrap().flatten().filter(|e| {
+        let line = std::fs::read(e.path().join("cmdline")).unwrap_or_default();
+        line == format!("sleep\0{marker}\0").as_bytes()
+    });
+    assert_eq!(alive.count(), 0, "a child outlived its lease");
+}

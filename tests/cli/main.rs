@@ -1,0 +1,322 @@
+//! The program as people and scripts see it: what it prints where, and how it exits. One `rowlock dev`
+//! serves all tests, each with queues of its own.
+
+#![cfg(feature = "cli")]
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    process::{Child, Command, Stdio},
+    sync::OnceLock,
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_rowlock");
+
+const TYPES: &str = r#"
+types:
+  - name: answer
+    queue: answers
+    command: ["sh", "-c", 'cat > /dev/null; echo "{\"answer\": 42}" > "$ROWLOCK_RESULT_FILE"']
+  - name: wrong
+    queue: answers
+    command: ["sh", "-c", "echo no such luck >&2; exit 3"]
+    max_retries: 0
+"#;
+
+/// What a command said, and how it ended.
+#[derive(Debug)]
+struct Said {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+impl Said {
+    #[track_caller]
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.out).unwrap_or_else(|e| panic!("{e}: {self:?}"))
+    }
+
+    #[track_caller]
+    fn exits(self, code: i32) -> Said {
+        assert_eq!(self.code, code, "{self:?}");
+        self
+    }
+
+    #[track_caller]
+    fn says(self, text: &str) -> Said {
+        assert!(self.err.contains(text), "expected {text:?}: {self:?}");
+        self
+    }
+}
+
+/// Nothing of the caller's environment steers the program under test.
+fn program(url: Option<&str>) -> Command {
+    let mut command = Command::new(PROGRAM);
+    for (key, _) in std::env::vars_os() {
+        if key.to_string_lossy().starts_with("ROWLOCK_") {
+            command.env_remove(key);
+        }
+    }
+    match url {
+        Some(url) => command.env("DATABASE_URL", url),
+        None => command.env_remove("DATABASE_URL"),
+    };
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+fn finish(mut command: Command, stdin: &str) -> Said {
+    let mut child = command.spawn().unwrap();
+    // A program that does not read its input may be gone already.
+    let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes());
+    let output = child.wait_with_output().unwrap();
+    Said {
+        code: output.status.code().unwrap_or(-1),
+        out: String::from_utf8(output.stdout).unwrap(),
+        err: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+/// A command on the database of `dev`.
+fn run(args: &[&str]) -> Said {
+    run_with(args, "")
+}
+
+fn run_with(args: &[&str], stdin: &str) -> Said {
+    let mut command = program(Some(url()));
+    command.args(args);
+    finish(command, stdin)
+}
+
+/// A command without a database.
+fn alone(args: &[&str], stdin: &str) -> Said {
+    let mut command = program(None);
+    command.args(args);
+    finish(command, stdin)
+}
+
+fn start_dev(args: &[&str]) -> (Child, String) {
+    let mut child = program(None).arg("dev").args(args).stderr(Stdio::inherit()).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    let url =
+        line.strip_prefix("DATABASE_URL=").unwrap_or_else(|| panic!("first line: {line:?}")).trim_end().to_owned();
+    (child, url)
+}
+
+/// The URL of the `dev` that serves all tests. It is stopped by a helper that waits for this process's end,
+/// since statics are never dropped.
+fn url() -> &'static str {
+    static DEV: OnceLock<String> = OnceLock::new();
+    DEV.get_or_init(|| {
+        let dir = tempfile::tempdir().unwrap();
+        let types = dir.path().join("types.yaml");
+        std::fs::write(&types, TYPES).unwrap();
+        let (dev, url) = start_dev(&["--types", types.to_str().unwrap(), "--workers", "1"]);
+        let stop = format!("cat > /dev/null; kill -TERM {}", dev.id());
+        let watch = Command::new("sh").args(["-c", &stop]).stdin(Stdio::piped()).spawn().unwrap();
+        // Forgotten on purpose: its stdin closes when this process ends, however that comes about.
+        std::mem::forget(watch);
+        std::mem::forget(dev);
+        url
+    })
+}
+
+fn enqueue(queue: &str) -> String {
+    let said = run(&["enqueue", "later", "--queue", queue, "--delay", "1h", "-o", "name"]).exits(0);
+    said.out.trim_end().to_owned()
+}
+
+#[test]
+fn dev_prints_its_url_first_and_ends_on_a_signal() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = dir.path().join("data");
+    // Where we are root the server runs as another user, who has to get there.
+    std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let mut id = String::new();
+    for round in 0..2 {
+        let (mut dev, url) = start_dev(&["--persist", data.to_str().unwrap(), "--workers", "0"]);
+        let mut command = program(Some(&url));
+        if round == 0 {
+            command.args(["enqueue", "kept", "-o", "name"]);
+            id = finish(command, "").exits(0).out.trim_end().to_owned();
+        } else {
+            command.args(["jobs", "get", &id, "-o", "json"]);
+            assert_eq!(finish(command, "").exits(0).json()["status"], "pending");
+        }
+        let kill = Command::new("kill").args(["-TERM", &dev.id().to_string()]).status().unwrap();
+        assert!(kill.success());
+        let mut rest = String::new();
+        dev.stdout.take().unwrap().read_to_string(&mut rest).unwrap();
+        assert_eq!((dev.wait().unwrap().code(), rest), (Some(0), String::new()));
+    }
+}
+
+#[test]
+fn wait_follows_a_job_to_its_end() {
+    let done = run(&["enqueue", "answer", "--wait", "-o", "json"]).exits(0).json();
+    assert_eq!((&done["status"], &done["result"]), (&json!("completed"), &json!({"answer": 42})));
+    let failed = run(&["enqueue", "wrong", "--wait", "-o", "json"]).exits(1);
+    assert_eq!(failed.json()["status"], "failed");
+    assert!(failed.json()["error"].as_str().unwrap().contains("no such luck"));
+    run(&["enqueue", "answer", "--delay", "1h", "--wait", "--wait-timeout", "100ms"]).exits(124).says("jobs get");
+}
+
+#[test]
+fn enqueue_prints_id_and_inserted() {
+    let first = run(&["enqueue", "t", "{}", "--queue", "keys", "--unique-key", "k", "-o", "json"]).exits(0).json();
+    let second = run_with(&["enqueue", "t", "-", "--queue", "keys", "--unique-key", "k", "-o", "json"], "{}");
+    assert_eq!(first["inserted"], true);
+    assert_eq!(second.exits(0).json(), json!({"id": first["id"], "inserted": false}));
+}
+
+/// A job that enqueues must not hand on its own queue, which it has in its environment.
+#[test]
+fn what_a_job_sees_is_not_an_option() {
+    let mut command = program(Some(url()));
+    command.env("ROWLOCK_QUEUE", "of-the-parent").env("ROWLOCK_LEASE", "1.2").env("ROWLOCK_JOB_TYPE", "x");
+    command.args(["enqueue", "answer", "--delay", "1h", "-o", "name"]);
+    let id = finish(command, "").exits(0).out;
+    assert_eq!(run(&["jobs", "get", id.trim_end(), "-o", "json"]).json()["queue"], "answers");
+}
+
+#[test]
+fn exit_codes_tell_why() {
+    let nobody = "00000000-0000-7000-8000-000000000000";
+    for (code, text, args) in [
+        (2, "payload", &["enqueue", "t", "{"][..]),
+        (2, "execute-at", &["enqueue", "t", "--execute-at", "soon"]),
+        (2, "delay", &["enqueue", "t", "--delay", "soon"]),
+        (2, "status", &["jobs", "list", "--status", "lost"]),
+        (2, "sslmode", &["queues", "list", "--database-url", "postgres://localhost/x?sslmode=perhaps"]),
+        (2, "process only", &["worker", "--launch", "pod"]),
+        (2, "poll", &["worker", "--poll", "0s"]),
+        (2, "either ids", &["jobs", "cancel"]),
+        (3, nobody, &["jobs", "get", nobody]),
+        (3, nobody, &["jobs", "retry", nobody]),
+        (4, "payload: expected a JSON object", &["enqueue", "t", "[]"]),
+        (4, "priority", &["enqueue", "t", "--priority", "40000"]),
+        (4, "22P05", &["enqueue", "t", "{\"a\": \"\\u0000\"}"]),
+        (1, "database URL is right", &["queues", "list", "--database-url", "postgres://x@127.0.0.1:1/x"]),
+    ] {
+        let said = run(args).exits(code).says(text);
+        assert_eq!(said.out, "", "only data goes to stdout: {args:?}");
+        assert!(said.err.starts_with("error: "), "{said:?}");
+    }
+    alone(&["queues", "list"], "").exits(2).says("DATABASE_URL");
+    let mut empty = program(Some(""));
+    finish(
+        {
+            empty.args(["queues", "list"]);
+            empty
+        },
+        "",
+    )
+    .exits(2)
+    .says("no database");
+}
+
+#[test]
+fn bulk_asks_first_and_takes_only_what_can_be_taken() {
+    let ids = [enqueue("bulk"), enqueue("bulk")];
+    let one = run(&["jobs", "cancel", &ids[0], "-o", "json"]).exits(0).json();
+    assert_eq!(one, json!({"id": ids[0], "status": "cancelled"}));
+    run(&["jobs", "cancel", "--queue", "bulk"]).exits(4).says("1 jobs to cancel").says("--yes");
+    let done = run(&["jobs", "cancel", "--queue", "bulk", "--yes", "-o", "json"]).exits(0).json();
+    assert_eq!(done, json!([{"id": ids[1], "status": "cancelled"}]), "a filter answers a list, even of one");
+    run(&["jobs", "retry", "--queue", "bulk", "--yes"]).exits(0).says("0 jobs to retry");
+    let back = ["jobs", "retry", "--queue", "bulk", "--status", "cancelled", "--delay", "1h", "--yes", "-o", "json"];
+    assert_eq!(run(&back).exits(0).json().as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn one_refusal_does_not_keep_the_others_from_their_turn() {
+    let id = enqueue("mixed");
+    let nobody = "00000000-0000-7000-8000-000000000000";
+    let said = run(&["jobs", "cancel", nobody, &id, "-o", "json"]).exits(3).says(nobody);
+    assert_eq!(said.json(), json!([{"id": id, "status": "cancelled"}]));
+}
+
+#[test]
+fn lists_come_in_every_format() {
+    let id = enqueue("formats");
+    let list = ["jobs", "list", "--queue", "formats", "-o"];
+    let with = |format| run(&[&list[..], &[format]].concat()).exits(0).out;
+    assert_eq!(with("name"), format!("{id}\n"));
+    assert_eq!(serde_json::from_str::<Value>(&with("json")).unwrap()[0]["queue"], "formats");
+    assert!(with("yaml").contains("queue: formats"));
+    assert!(with("table").contains(&id) && with("wide").contains(&id));
+    assert_eq!(run(&["jobs", "list", "--queue", "nothing", "-o", "json"]).exits(0).json(), json!([]));
+}
+
+#[test]
+fn queues_types_workers_and_migrations_are_shown() {
+    run(&["queues", "pause", "stopped"]).exits(0).says("paused");
+    let queues = run(&["queues", "list", "-o", "json"]).exits(0).json();
+    let paused = queues.as_array().unwrap().iter().find(|q| q["queue"] == "stopped").unwrap();
+    assert_eq!(paused["paused"], true);
+    run(&["queues", "resume", "stopped"]).exits(0);
+    assert!(run(&["types", "list", "-o", "wide"]).exits(0).out.contains("answer"));
+    assert!(run(&["workers", "-o", "name"]).exits(0).out.contains("dev-1"));
+    let status = run(&["migrate", "status", "-o", "json"]).exits(0).json();
+    assert!(status.as_array().unwrap().iter().all(|m| m["state"] == "applied"));
+    run(&["migrate", "up"]).exits(0).says("up to date");
+}
+
+#[test]
+fn a_catalogue_is_checked_and_loaded_whole_or_not_at_all() {
+    let bad = "types:\n  - {name: good, command: [x]}\n  - name: bad\n    command: [x]\n    tiemout: 1s\n";
+    run_with(&["types", "apply", "-f", "-"], bad).exits(4).says("line 5").says("tiemout");
+    let refused = "types:\n  - {name: good, command: [x]}\n  - {name: bad, command: [x], max_retries: 40000}\n";
+    run_with(&["types", "apply", "-f", "-"], refused).exits(4).says("type bad").says("max_retries");
+    assert!(!run(&["types", "list", "-o", "name"]).out.contains("good"));
+    alone(&["types", "lint", "-f", "-"], "schedules: []\n").exits(4).says("not supported yet");
+    alone(&["types", "lint", "-f", "/nowhere.yaml"], "").exits(2).says("/nowhere.yaml");
+    alone(&["types", "lint", "-f", "-"], TYPES).exits(0).says("2 types");
+}
+
+#[test]
+fn doctor_says_what_is_wrong_and_fails_on_it() {
+    let checks = run(&["doctor", "-o", "json"]).exits(0).json();
+    let state = |checks: &Value, name: &str| {
+        checks.as_array().unwrap().iter().find(|c| c["check"] == name).map(|c| c["state"].clone())
+    };
+    assert_eq!(state(&checks, "schema"), Some(json!("ok")));
+    assert_eq!(state(&checks, "owner"), Some(json!("warn")), "dev's user is a superuser");
+    let away = run(&["doctor", "-o", "json", "--database-url", "postgres://x@127.0.0.1:1/x"]).exits(1).json();
+    assert_eq!(state(&away, "connect"), Some(json!("FAIL")));
+}
+
+#[test]
+fn a_worker_ends_when_the_queue_is_empty() {
+    let id = run(&["enqueue", "answer", "--queue", "own", "-o", "name"]).exits(0).out;
+    let summary = run(&["worker", "--queue", "own", "--stop-when-empty", "-o", "json"]).exits(0).json();
+    assert_eq!(summary["completed"], 1);
+    assert_eq!(run(&["jobs", "get", id.trim_end(), "-o", "json"]).json()["status"], "completed");
+}
+
+#[test]
+fn install_copies_a_program_that_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let to = dir.path().join("a/b");
+    let said = alone(&["install", to.to_str().unwrap()], "").exits(0);
+    let version = Command::new(said.out.trim_end()).arg("--version").output().unwrap();
+    assert!(version.status.success());
+    alone(&["install", to.to_str().unwrap()], "").exits(0);
+    alone(&["install", "/dev/null/x"], "").exits(1).says("/dev/null/x");
+}
+
+/// `rowlock … | head`: the reader goes first, and that is no error.
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    for args in [&["completion", "bash"][..], &["migrate", "sql"]] {
+        let mut child = program(None).args(args).spawn().unwrap();
+        drop(child.stdout.take());
+        let started = Instant::now();
+        assert!(child.wait().unwrap().success() && started.elapsed() < Duration::from_secs(30));
+    }
+}
