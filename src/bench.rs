@@ -1,4 +1,6 @@
-//! `rowlock bench`: no-op jobs through the Rust API, in figures to set beside the limit's.
+//! `rowlock bench`: no-op jobs through the Rust API, as ratios to the floor's figures of the same run.
+
+mod floor;
 
 use std::{
     sync::{
@@ -29,20 +31,34 @@ fn payload() -> Value {
     json!({"user": "u-8132", "tmpl": "welcome", "pad": "a".repeat(52)})
 }
 
-/// Measures bulk enqueue, and the steady cycle enqueue, claim, complete. Uses queues of its own, whose jobs
-/// it leaves completed.
+/// Measures bulk enqueue and the steady cycle enqueue, claim, complete, each beside the floor, and the cycle
+/// once more with a backlog if one is asked for. Uses a queue of its own, and leaves the backlog in it.
 ///
 /// # Errors
 /// The database's.
 pub async fn run(queue: JobQueue, options: BenchOptions) -> anyhow::Result<Value> {
+    let floor_enqueue = floor::measure(&queue, &options, Kind::Enqueue).await?;
     let enqueue = measure(&queue, &options, Kind::Enqueue).await?;
     let drained = drain(&queue, &options).await?;
+    let floor_cycle = floor::measure(&queue, &options, Kind::Cycle).await?;
+    let cycle = measure(&queue, &options, Kind::Cycle).await?;
+    let mut figures = json!({
+        "batch": options.batch, "clients": options.clients, "drain_per_second": drained.round(),
+        "enqueue_per_second": enqueue.round(), "enqueue_to_floor": ratio(enqueue, floor_enqueue),
+        "cycle_per_second": cycle.round(), "cycle_to_floor": ratio(cycle, floor_cycle),
+    });
     if options.jobs > 0 {
         fill(&queue, options.jobs).await?;
+        let deep = measure(&queue, &options, Kind::Cycle).await?;
+        figures["backlog"] = options.jobs.into();
+        figures["cycle_with_backlog_to_without"] = ratio(deep, cycle).into();
     }
-    let cycle = measure(&queue, &options, Kind::Cycle).await?;
-    Ok(json!({"batch": options.batch, "clients": options.clients, "backlog": options.jobs,
-              "enqueue_per_second": enqueue.round(), "drain_per_second": drained.round(), "cycle_per_second": cycle.round()}))
+    Ok(figures)
+}
+
+/// To two digits: more would pretend to a precision a shared machine does not have.
+fn ratio(of: f64, to: f64) -> f64 {
+    (of / to * 100.0).round() / 100.0
 }
 
 #[derive(Clone, Copy, PartialEq)]
