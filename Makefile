@@ -44,7 +44,8 @@ features: ## Check that the default features build, and without kube, clap or ax
 	if grep -E '^(kube|clap|axum)' <<<"$$tree"; then \
 	  echo "features: the default features must not bring these in" >&2; exit 1; fi
 
-bench: build ## Measure this machine (DATABASE_URL, ARGS="--seconds 10 …")
+bench: build ## Ratios to the floor on a database of yours (DATABASE_URL, ARGS="--backlog 1000000 …")
+	@$(ROWLOCK) migrate up
 	@$(ROWLOCK) bench $(ARGS)
 
 verify: lint ## Lint, licences, and that generated files are as generated (none yet)
