@@ -351,6 +351,10 @@ DECLARE
   v_bad record;
   v_types text[]; v_payloads jsonb[]; v_queues text[]; v_priorities int4[]; v_retries int4[];
   v_at timestamptz[]; v_keys text[]; v_opts jsonb[];
+  -- Asked once: inside the query below it would be once per element.
+  v_any_at   boolean := jobs @? '$[*].execute_at';
+  v_any_key  boolean := jobs @? '$[*].unique_key';
+  v_any_opts boolean := jobs @? '$[*].opts';
 BEGIN
   IF jobs IS NULL OR jsonb_typeof(jobs) <> 'array' THEN
     PERFORM refuse('RL009', 'jobs: expected a JSON array of objects, got ' || coalesce(jsonb_typeof(jobs), 'null'));
@@ -388,11 +392,10 @@ BEGIN
   END IF;
   SELECT array_agg(e.job ->> 'type'), array_agg(nullif(e.job -> 'payload', 'null')), array_agg(e.job ->> 'queue'),
          array_agg((e.job ->> 'priority')::numeric::int4), array_agg((e.job ->> 'max_retries')::numeric::int4),
-         array_agg((e.job ->> 'execute_at')::timestamptz) FILTER (WHERE any_at), array_agg(e.job ->> 'unique_key') FILTER (WHERE any_key),
-         array_agg(nullif(e.job -> 'opts', 'null')) FILTER (WHERE any_opts)
+         array_agg((e.job ->> 'execute_at')::timestamptz) FILTER (WHERE v_any_at), array_agg(e.job ->> 'unique_key') FILTER (WHERE v_any_key),
+         array_agg(nullif(e.job -> 'opts', 'null')) FILTER (WHERE v_any_opts)
     INTO v_types, v_payloads, v_queues, v_priorities, v_retries, v_at, v_keys, v_opts
-    FROM (SELECT jobs @? '$[*].execute_at', jobs @? '$[*].unique_key', jobs @? '$[*].opts') a(any_at, any_key, any_opts),
-         (SELECT e.job FROM jsonb_array_elements(jobs) WITH ORDINALITY e(job, ord) ORDER BY e.ord) e;
+    FROM (SELECT e.job FROM jsonb_array_elements(jobs) WITH ORDINALITY e(job, ord) ORDER BY e.ord) e;
   RETURN QUERY SELECT * FROM enqueue_batch_v1(v_types, v_payloads, v_queues, v_priorities, v_retries, v_at, v_keys, v_opts);
 END $$;
 COMMENT ON FUNCTION rowlock.enqueue_many IS
