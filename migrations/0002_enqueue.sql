@@ -54,17 +54,27 @@ LANGUAGE sql STABLE AS $$
 $$;
 COMMENT ON FUNCTION rowlock.name_fault IS 'What is wrong with a name of a type or queue, or null. Internal.';
 
+CREATE FUNCTION rowlock.payload_fault(payload jsonb) RETURNS text
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+  IF octet_length(payload::text) > 1048576 THEN
+    RETURN format('RL002payload: expected at most 1 MiB (1048576 bytes) as text, got %s bytes', octet_length(payload::text));
+  END IF;
+  IF (pg_column_size(payload) > 800 OR pg_column_compression(payload) IS NOT NULL) AND jsonb_path_exists(payload, 'strict $.**{101}') THEN
+    RETURN 'RL002payload: expected at most 100 levels of nesting, got more';
+  END IF;
+  RETURN NULL;
+END $$;
+COMMENT ON FUNCTION rowlock.payload_fault IS 'What is wrong with the size or depth of a payload, or null. Internal.';
+
 CREATE FUNCTION rowlock.job_fault(payload jsonb, priority int4, max_retries int4, execute_at timestamptz,
   unique_key text, now timestamptz) RETURNS text
 LANGUAGE sql STABLE AS $$
-  -- One expression, and STABLE as format() is, so that the planner inlines it. A level of nesting takes at least 8 bytes, so the
-  -- walk for depth is only for payloads that could be too deep.
+  -- One expression, and STABLE as format() is, so that the planner inlines it. Most payloads are too short
+  -- to be too deep or too long, as text or as stored (a level takes 8 bytes); only others get a closer look.
   SELECT CASE
     WHEN jsonb_typeof(payload) <> 'object' THEN 'RL002payload: expected a JSON object, got ' || jsonb_typeof(payload)
-    WHEN octet_length(payload::text) > 1048576
-      THEN format('RL002payload: expected at most 1 MiB (1048576 bytes) as text, got %s bytes', octet_length(payload::text))
-    WHEN (pg_column_size(payload) > 800 OR pg_column_compression(payload) IS NOT NULL) AND jsonb_path_exists(payload, 'strict $.**{101}')
-      THEN 'RL002payload: expected at most 100 levels of nesting, got more'
+    WHEN octet_length(payload::text) > 200 AND rowlock.payload_fault(payload) IS NOT NULL THEN rowlock.payload_fault(payload)
     WHEN priority NOT BETWEEN -32768 AND 32767
       THEN format('RL004priority: expected -32768 to 32767, got %s', priority)
     WHEN max_retries NOT BETWEEN 0 AND 32767
@@ -212,6 +222,28 @@ Arguments: type and queue, 1 to 128 bytes of printable text; payload, a JSON obj
 Returns the id, and inserted = false with the other job''s id where a pending or running job holds the unique key.
 SQLSTATEs: RL001 to RL008, by field. Locks: a row of unique_key (waits for a transaction that is adding the same key) and, for a queue''s first job, of queue.';
 
+CREATE FUNCTION rowlock.batch_jobs(types text[], payloads jsonb[], queues text[], priorities int4[], max_retries int4[],
+  execute_at timestamptz[], unique_keys text[], opts jsonb[], positions int8[], held uuid[],
+  n_type text[], n_key text[], n_queue int4[], n_priority int4[], n_retries int4[], now timestamptz, ms int8)
+RETURNS TABLE (ord int8, pos int8, id uuid, queue int4, rank int2, max_retries int2, type text, payload jsonb,
+  execute_at timestamptz, unique_key text, opts jsonb, held uuid)
+LANGUAGE sql STABLE AS $$
+  SELECT p.ord, p.pos, rowlock.make_id(ms, p.queue, (~p.priority)::int2, p.pos),
+         p.queue, (~p.priority)::int2, p.retries::int2, p.type, coalesce(p.payload, '{}'), p.at, p.key, p.opts, p.held
+    FROM (SELECT j.*, coalesce(j.taken, nextval('rowlock.position')) AS pos,
+                 rowlock.job_fault(j.payload, j.priority, j.retries, j.at, j.key, now) AS fault
+            FROM (SELECT u.*, n.queue, coalesce(u.own_priority, n.priority) AS priority, coalesce(u.own_retries, n.retries) AS retries
+                    FROM unnest(types, payloads, queues, priorities, max_retries, execute_at, unique_keys, opts, positions, held)
+                         WITH ORDINALITY u(type, payload, queue_name, own_priority, own_retries, at, key, opts, taken, held, ord)
+                    JOIN unnest(n_type, n_key, n_queue, n_priority, n_retries) n(type, key, queue, priority, retries)
+                      ON n.type = u.type AND n.key = coalesce(u.queue_name, '')
+                   ORDER BY u.ord) j) p
+   WHERE CASE WHEN p.fault IS NULL THEN true
+         ELSE rowlock.refuse(left(p.fault, 5), format('jobs[%s].%s', p.ord - 1, substr(p.fault, 6))) IS NULL END
+$$;
+COMMENT ON FUNCTION rowlock.batch_jobs IS
+'The jobs of a batch, each checked and with its place, in input order; n_ describe each pair of type and queue. It takes positions and yet is STABLE: only so does the planner make it a part of the calling statement. Give it the positions it took if it is called twice. Internal.';
+
 CREATE FUNCTION rowlock.enqueue_batch_v1(types text[], payloads jsonb[], queues text[] DEFAULT NULL,
   priorities int4[] DEFAULT NULL, max_retries int4[] DEFAULT NULL, execute_at timestamptz[] DEFAULT NULL,
   unique_keys text[] DEFAULT NULL, opts jsonb[] DEFAULT NULL)
@@ -222,19 +254,18 @@ DECLARE
   v_now     timestamptz := clock_timestamp();
   v_ms      int8 := floor(extract(epoch FROM v_now) * 1000);
   v_n       int := coalesce(cardinality(types), 0);
+  v_pos     int8[];  -- only where there are unique keys
   v_ids     uuid[];
-  v_pos     int8[];
-  v_queue   int4[];
-  v_rank    int2[];
-  v_retries int2[];
   v_held    uuid[];  -- per element: the job that holds its key, its own or another's
   v_missing int;
   v_pair    record;
-  v_found   record;
   v_fault   text;
-  -- The distinct pairs: type, queue as given ('' for none), and what the catalogue says of them.
-  p_type text[] := '{}'; p_key text[] := '{}'; p_name text[] := '{}'; p_queue int4[] := '{}';
-  p_priority int4[] := '{}'; p_retries int4[] := '{}';
+  v_opts    jsonb[] := enqueue_batch_v1.opts;
+  -- The distinct pairs of type and queue ('' for none given), and what the catalogue says of each.
+  n_type text[] := '{}'; n_key text[] := '{}'; n_name text[] := '{}'; n_queue int4[] := '{}';
+  n_priority int4[] := '{}'; n_retries int4[] := '{}'; n_jobs int4[] := '{}';
+  v_open    boolean := true;   -- every lane is
+  v_sleeper boolean := false;  -- on some queue
 BEGIN
   IF v_n = 0 THEN RETURN; END IF;
   IF v_n > 10000 THEN
@@ -242,58 +273,45 @@ BEGIN
   END IF;
   IF v_n <> ALL (ARRAY[coalesce(cardinality(payloads), v_n), coalesce(cardinality(queues), v_n), coalesce(cardinality(priorities), v_n),
       coalesce(cardinality(enqueue_batch_v1.max_retries), v_n), coalesce(cardinality(enqueue_batch_v1.execute_at), v_n),
-      coalesce(cardinality(unique_keys), v_n), coalesce(cardinality(enqueue_batch_v1.opts), v_n)]) THEN
+      coalesce(cardinality(unique_keys), v_n), coalesce(cardinality(v_opts), v_n)]) THEN
     PERFORM refuse('RL009', 'jobs: expected arrays of equal length');
   END IF;
 
-  -- Each distinct pair of type and queue is looked up once; a batch has few.
+  -- Each distinct pair is looked up once; a batch has few.
   FOR v_pair IN
-    SELECT u.type, coalesce(u.queue, '') AS queue, min(u.ord) - 1 AS at
-      FROM unnest(types, queues) WITH ORDINALITY u(type, queue, ord) GROUP BY 1, 2 ORDER BY 3
+    SELECT u.type, u.queue AS key, u.at, u.jobs, t.name IS NOT NULL AS known, coalesce(u.queue, t.queue, 'default') AS queue, q.id,
+           coalesce(t.priority, q.priority, 5)::int4 AS priority, coalesce(t.max_retries, q.max_retries, 3)::int4 AS retries,
+           EXISTS (SELECT FROM lane l WHERE l.queue = q.id AND l.rank = ~coalesce(t.priority, q.priority, 5)) AS open,
+           EXISTS (SELECT FROM sleeper s WHERE s.queue = q.id) AS sleeper
+      FROM (SELECT u.type, u.queue, min(u.ord) - 1 AS at, count(*)::int4 AS jobs
+              FROM unnest(types, queues) WITH ORDINALITY u(type, queue, ord) GROUP BY u.type, u.queue) u
+      LEFT JOIN job_type t ON t.name = u.type
+      LEFT JOIN queue q ON q.name = coalesce(u.queue, t.queue, 'default')
+     ORDER BY u.at
   LOOP
-    SELECT t.name IS NOT NULL AS known, coalesce(nullif(v_pair.queue, ''), t.queue, 'default') AS queue, q.id,
-           coalesce(t.priority, q.priority, 5) AS priority, coalesce(t.max_retries, q.max_retries, 3) AS retries
-      INTO v_found
-      FROM (VALUES (1)) one
-      LEFT JOIN job_type t ON t.name = v_pair.type
-      LEFT JOIN queue q ON q.name = coalesce(nullif(v_pair.queue, ''), t.queue, 'default');
-    v_fault := CASE WHEN NOT v_found.known THEN name_fault(v_pair.type) END;
+    v_fault := CASE WHEN NOT v_pair.known THEN name_fault(v_pair.type) END;
     IF v_fault IS NOT NULL THEN PERFORM refuse('RL001', format('jobs[%s].type: %s', v_pair.at, v_fault)); END IF;
-    v_fault := CASE WHEN v_found.id IS NULL THEN name_fault(v_found.queue) END;
+    v_fault := CASE WHEN v_pair.id IS NULL THEN name_fault(v_pair.queue) END;
     IF v_fault IS NOT NULL THEN PERFORM refuse('RL003', format('jobs[%s].queue: %s', v_pair.at, v_fault)); END IF;
-    p_type := p_type || v_pair.type; p_key := p_key || v_pair.queue; p_name := p_name || v_found.queue; p_queue := p_queue || v_found.id;
-    p_priority := p_priority || v_found.priority::int4; p_retries := p_retries || v_found.retries::int4;
+    n_type := n_type || v_pair.type; n_key := n_key || coalesce(v_pair.key, ''); n_name := n_name || v_pair.queue; n_queue := n_queue || v_pair.id;
+    n_priority := n_priority || v_pair.priority; n_retries := n_retries || v_pair.retries; n_jobs := n_jobs || v_pair.jobs;
+    v_open := v_open AND v_pair.open; v_sleeper := v_sleeper OR v_pair.sleeper;
   END LOOP;
-  IF EXISTS (SELECT FROM unnest(queues) q(name) WHERE q.name = '') THEN
-    PERFORM refuse('RL003', format('jobs[%s].queue: %s', array_position(queues, '') - 1, name_fault('')));
-  END IF;
-  IF array_position(p_queue, NULL) IS NOT NULL THEN
+  IF array_position(n_queue, NULL) IS NOT NULL THEN
     -- New queues, always in the same order, so that two batches cannot deadlock.
-    PERFORM ensure_queue(n.name) FROM (SELECT DISTINCT u.name FROM unnest(p_name, p_queue) u(name, id) WHERE u.id IS NULL ORDER BY 1) n;
+    PERFORM ensure_queue(n.name) FROM (SELECT DISTINCT u.name FROM unnest(n_name, n_queue) u(name, id) WHERE u.id IS NULL ORDER BY 1) n;
     SELECT array_agg(coalesce(u.id, (SELECT q.id FROM queue q WHERE q.name = u.name)) ORDER BY u.ord)
-      INTO p_queue FROM unnest(p_name, p_queue) WITH ORDINALITY u(name, id, ord);
+      INTO n_queue FROM unnest(n_name, n_queue) WITH ORDINALITY u(name, id, ord);
   END IF;
-
-  SELECT array_agg(c.pos), array_agg(make_id(v_ms, c.queue, c.rank, c.pos)), array_agg(c.queue), array_agg(c.rank), array_agg(c.retries)
-    INTO v_pos, v_ids, v_queue, v_rank, v_retries
-    FROM (SELECT nextval('rowlock.position') AS pos, j.queue, (~j.priority)::int2 AS rank, j.retries::int2
-            FROM (SELECT u.ord, n.id AS queue, coalesce(u.priority, n.priority) AS priority, coalesce(u.max_retries, n.retries) AS retries,
-                         job_fault(u.payload, coalesce(u.priority, n.priority), coalesce(u.max_retries, n.retries),
-                           u.execute_at, u.unique_key, v_now) AS fault
-                    FROM unnest(types, payloads, queues, priorities, enqueue_batch_v1.max_retries, enqueue_batch_v1.execute_at, unique_keys)
-                         WITH ORDINALITY u(type, payload, queue, priority, max_retries, execute_at, unique_key, ord)
-                    JOIN unnest(p_type, p_key, p_queue, p_priority, p_retries) n(type, key, id, priority, retries)
-                      ON n.type = u.type AND n.key = coalesce(u.queue, '')
-                   ORDER BY u.ord) j
-           WHERE CASE WHEN j.fault IS NULL THEN true
-                 ELSE refuse(left(j.fault, 5), format('jobs[%s].%s', j.ord - 1, substr(j.fault, 6))) IS NULL END) c;
-
-  IF enqueue_batch_v1.opts IS NOT NULL THEN
+  IF v_opts IS NOT NULL THEN
     SELECT array_agg(CASE WHEN u.o IS NULL OR u.o = '{}' THEN NULL ELSE checked_opts(u.o, format('jobs[%s].', u.ord - 1)) END ORDER BY u.ord)
-      INTO enqueue_batch_v1.opts FROM unnest(enqueue_batch_v1.opts) WITH ORDINALITY u(o, ord);
+      INTO v_opts FROM unnest(v_opts) WITH ORDINALITY u(o, ord);
   END IF;
 
   IF unique_keys IS NOT NULL THEN
+    SELECT array_agg(j.pos ORDER BY j.ord), array_agg(j.id ORDER BY j.ord) INTO v_pos, v_ids
+      FROM batch_jobs(types, payloads, queues, priorities, enqueue_batch_v1.max_retries, enqueue_batch_v1.execute_at, unique_keys,
+                      v_opts, NULL, NULL, n_type, n_key, n_queue, n_priority, n_retries, v_now, v_ms) j;
     -- As in enqueue, for all keys at once and in key order, so that two batches cannot deadlock.
     LOOP
       INSERT INTO unique_key (key, job)
@@ -311,34 +329,49 @@ BEGIN
     END LOOP;
   END IF;
 
-  INSERT INTO ready (pos, id, created_at, execute_at, queue, rank, max_retries, type, payload, unique_key, opts)
-  SELECT u.pos, u.id, v_now, coalesce(u.execute_at, v_now), u.queue, u.rank, u.max_retries, u.type, coalesce(u.payload, '{}'), u.unique_key, u.opts
-    FROM unnest(v_pos, v_ids, v_queue, v_rank, v_retries, types, payloads, enqueue_batch_v1.execute_at, unique_keys, enqueue_batch_v1.opts, v_held)
-         u(pos, id, queue, rank, max_retries, type, payload, execute_at, unique_key, opts, held)
-   WHERE (u.execute_at IS NULL OR u.execute_at <= v_now) AND (u.held IS NULL OR u.held = u.id);
-  IF enqueue_batch_v1.execute_at IS NOT NULL THEN
-    INSERT INTO scheduled (pos, id, created_at, execute_at, queue, rank, max_retries, type, payload, unique_key, opts)
-    SELECT u.pos, u.id, v_now, u.execute_at, u.queue, u.rank, u.max_retries, u.type, coalesce(u.payload, '{}'), u.unique_key, u.opts
-      FROM unnest(v_pos, v_ids, v_queue, v_rank, v_retries, types, payloads, enqueue_batch_v1.execute_at, unique_keys, enqueue_batch_v1.opts, v_held)
-           u(pos, id, queue, rank, max_retries, type, payload, execute_at, unique_key, opts, held)
-     WHERE u.execute_at > v_now AND (u.held IS NULL OR u.held = u.id);
+  IF unique_keys IS NULL AND enqueue_batch_v1.execute_at IS NULL THEN
+    -- All are new and due: what is below, with the steps left out that then do nothing.
+    RETURN QUERY
+    WITH counted AS (
+      INSERT INTO tally (queue, type, pending, enqueued) SELECT n.queue, n.type, n.jobs, n.jobs FROM unnest(n_queue, n_type, n_jobs) n(queue, type, jobs)),
+    due AS (
+      INSERT INTO ready (pos, id, created_at, execute_at, queue, rank, max_retries, type, payload, opts)
+      SELECT j.pos, j.id, v_now, v_now, j.queue, j.rank, j.max_retries, j.type, j.payload, j.opts
+        FROM batch_jobs(types, payloads, queues, priorities, enqueue_batch_v1.max_retries, NULL, NULL,
+                        v_opts, NULL, NULL, n_type, n_key, n_queue, n_priority, n_retries, v_now, v_ms) j
+      RETURNING ready.id)
+    SELECT (row_number() OVER () - 1)::int4, d.id, true FROM due d;
+  ELSE
+    RETURN QUERY
+    WITH j AS MATERIALIZED (
+      SELECT j.*, coalesce(j.held, j.id) AS holder, coalesce(j.execute_at > v_now, false) AS later
+        FROM batch_jobs(types, payloads, queues, priorities, enqueue_batch_v1.max_retries, enqueue_batch_v1.execute_at, unique_keys,
+                        v_opts, v_pos, v_held, n_type, n_key, n_queue, n_priority, n_retries, v_now, v_ms) j),
+    due AS (
+      INSERT INTO ready (pos, id, created_at, execute_at, queue, rank, max_retries, type, payload, unique_key, opts)
+      SELECT j.pos, j.id, v_now, coalesce(j.execute_at, v_now), j.queue, j.rank, j.max_retries, j.type, j.payload, j.unique_key, j.opts
+        FROM j WHERE NOT j.later AND j.holder = j.id),
+    delayed AS (
+      INSERT INTO scheduled (pos, id, created_at, execute_at, queue, rank, max_retries, type, payload, unique_key, opts)
+      SELECT j.pos, j.id, v_now, j.execute_at, j.queue, j.rank, j.max_retries, j.type, j.payload, j.unique_key, j.opts
+        FROM j WHERE j.later AND j.holder = j.id),
+    counted AS (
+      INSERT INTO tally (queue, type, pending, scheduled, enqueued)
+      SELECT j.queue, j.type, count(*) FILTER (WHERE NOT j.later), count(*) FILTER (WHERE j.later), count(*)
+        FROM j WHERE j.holder = j.id GROUP BY j.queue, j.type)
+    SELECT (j.ord - 1)::int4, j.holder, j.holder = j.id FROM j;
   END IF;
 
-  INSERT INTO tally (queue, type, pending, scheduled, enqueued)
-  SELECT u.queue, u.type, count(*) FILTER (WHERE u.execute_at IS NULL OR u.execute_at <= v_now),
-         count(*) FILTER (WHERE u.execute_at > v_now), count(*)
-    FROM unnest(v_queue, types, enqueue_batch_v1.execute_at, v_ids, v_held) u(queue, type, execute_at, id, held)
-   WHERE u.held IS NULL OR u.held = u.id
-   GROUP BY u.queue, u.type;
-  INSERT INTO lane (queue, rank)
-  SELECT u.queue, u.rank FROM (SELECT DISTINCT queue, rank FROM unnest(v_queue, v_rank) u(queue, rank)) u
-   WHERE NOT EXISTS (SELECT FROM lane l WHERE l.queue = u.queue AND l.rank = u.rank);
-  PERFORM pg_notify('rowlock', u.queue::text)
-    FROM (SELECT DISTINCT queue FROM unnest(p_queue) u(queue)) u
-   WHERE EXISTS (SELECT FROM sleeper s WHERE s.queue = u.queue);
-
-  RETURN QUERY SELECT (u.ord - 1)::int4, coalesce(u.held, u.id), u.held IS NULL OR u.held = u.id
-    FROM unnest(v_ids, v_held) WITH ORDINALITY u(id, held, ord);
+  IF NOT v_open OR priorities IS NOT NULL THEN
+    -- Perhaps more than were used: a lane is a hint.
+    INSERT INTO lane (queue, rank)
+    SELECT DISTINCT n.queue, (~coalesce(p.own, n.priority))::int2
+      FROM unnest(n_queue, n_priority) n(queue, priority), unnest(coalesce(priorities, '{NULL}')) p(own)
+     WHERE NOT EXISTS (SELECT FROM lane l WHERE l.queue = n.queue AND l.rank = ~coalesce(p.own, n.priority));
+  END IF;
+  IF v_sleeper THEN
+    PERFORM pg_notify('rowlock', s.queue::text) FROM (SELECT DISTINCT s.queue FROM sleeper s WHERE s.queue = ANY (n_queue)) s;
+  END IF;
 END $$;
 COMMENT ON FUNCTION rowlock.enqueue_batch_v1 IS
 'enqueue for arrays, one element a job, for client libraries: the fastest way in. An array that is null means null for every element. All or nothing; answers in input order with ord from 0; at most 10000 jobs.

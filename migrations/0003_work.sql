@@ -22,18 +22,13 @@ $$;
 COMMENT ON FUNCTION rowlock.retry_delay IS
 'The wait before the next attempt: base * factor^attempts, capped at max, spread by jitter. The one place that knows it. Internal.';
 
-CREATE FUNCTION rowlock.live_worker(worker uuid, OUT name text, OUT lease_until timestamptz, OUT draining boolean)
+CREATE FUNCTION rowlock.lease_lost() RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, rowlock, pg_temp AS $$
-#variable_conflict use_column
 BEGIN
-  SELECT w.name, w.lease_until, w.draining INTO live_worker.name, live_worker.lease_until, live_worker.draining
-    FROM worker w WHERE w.id = live_worker.worker AND w.lease_until > clock_timestamp();
-  IF NOT FOUND THEN
-    PERFORM refuse('RL020', 'lease lost: worker is unknown or its lease has expired',
-      'Stop its jobs and register again with rowlock.register_worker_v1.');
-  END IF;
+  PERFORM refuse('RL020', 'lease lost: worker is unknown or its lease has expired',
+    'Stop its jobs and register again with rowlock.register_worker_v1.');
 END $$;
-COMMENT ON FUNCTION rowlock.live_worker IS 'A worker whose lease holds now, else RL020. Internal.';
+COMMENT ON FUNCTION rowlock.lease_lost IS 'Refuses a worker without a lease. Internal.';
 
 CREATE FUNCTION rowlock.register_worker_v1(name text, identity text, queues text[], slots int, lease_seconds float8 DEFAULT 30, version text DEFAULT '')
 RETURNS uuid
@@ -72,63 +67,12 @@ BEGIN
                       draining = w.draining OR extend_v1.drain
    WHERE w.id = extend_v1.worker AND w.lease_until > clock_timestamp()
   RETURNING w.lease_until, w.draining INTO v_until, v_draining;
-  IF NOT FOUND THEN PERFORM live_worker(extend_v1.worker); END IF;
+  IF NOT FOUND THEN PERFORM lease_lost(); END IF;
   RETURN QUERY SELECT v_until, v_draining, ARRAY(SELECT c.job FROM cancel_request c WHERE c.worker = extend_v1.worker);
 END $$;
 COMMENT ON FUNCTION rowlock.extend_v1 IS
 'The heartbeat: one row, however many jobs. Answers the new deadline, whether the worker is to drain, and the running jobs it is to stop.
 SQLSTATEs: RL020 if the lease has expired, RL021. Locks: the worker''s row.';
-
-CREATE FUNCTION rowlock.claim_v1(worker uuid, queues text[], max int,
-  hint_queues int4[] DEFAULT '{}', hint_ranks int2[] DEFAULT '{}', hint_after int8[] DEFAULT '{}')
-RETURNS TABLE (lease int8, id uuid, type text, queue text, payload jsonb, priority int2, attempts int2, max_retries int2,
-  created_at timestamptz, execute_at timestamptz, opts jsonb, lane_queue int4, lane_rank int2, pos int8)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp
-  SET plan_cache_mode = force_generic_plan SET jit = off SET enable_seqscan = off SET enable_hashjoin = off
-  SET enable_mergejoin = off SET enable_bitmapscan = off SET enable_material = off AS $$
-#variable_conflict use_column
-DECLARE
-  v_worker record := live_worker(claim_v1.worker);
-BEGIN
-  IF claim_v1.max IS NULL OR claim_v1.max NOT BETWEEN 0 AND 1000 THEN PERFORM refuse('RL021', 'max: expected 0 to 1000'); END IF;
-  IF v_worker.draining OR claim_v1.max = 0 THEN RETURN; END IF;
-  -- jit is off because a plan without an alternative to what is switched off looks infinitely dear.
-  -- Lanes in order of claim, then each from its hint on. The inner LIMIT ends a lane, the outer one
-  -- ends the walk before the next lane is touched. The ctid list is the fence that keeps the DELETE
-  -- to the rows that were locked.
-  RETURN QUERY
-  WITH taken AS (
-    DELETE FROM ready r WHERE r.ctid = ANY (ARRAY(
-      SELECT l.ctid
-        FROM (SELECT DISTINCT lane.rank, array_position(claim_v1.queues, q.name) AS turn, q.id AS queue
-                FROM queue q JOIN lane ON lane.queue = q.id
-               WHERE q.name = ANY (claim_v1.queues) AND NOT q.paused
-               ORDER BY 1, 2) a
-        CROSS JOIN LATERAL (
-          SELECT n.ctid FROM ready n
-           WHERE n.queue = a.queue AND n.rank = a.rank
-             AND n.pos > coalesce((SELECT h.after FROM unnest(hint_queues, hint_ranks, hint_after) h(queue, rank, after)
-                                    WHERE h.queue = a.queue AND h.rank = a.rank LIMIT 1), -1)
-           ORDER BY n.pos LIMIT claim_v1.max FOR UPDATE SKIP LOCKED) l
-       LIMIT claim_v1.max))
-    RETURNING r.*),
-  receipt AS (
-    INSERT INTO lease (worker, id, claimed_at, remaining, jobs)
-    SELECT claim_v1.worker, nextval('rowlock.lease_id'), clock_timestamp(), count(*), array_agg(t::ready)
-      FROM taken t HAVING count(*) > 0
-    RETURNING id),
-  counted AS (
-    INSERT INTO tally (queue, type, pending, running)
-    SELECT t.queue, t.type, -count(*), count(*) FROM taken t GROUP BY t.queue, t.type)
-  SELECT receipt.id, t.id, t.type,
-         CASE WHEN cardinality(claim_v1.queues) = 1 THEN claim_v1.queues[1] ELSE (SELECT q.name FROM queue q WHERE q.id = t.queue) END, t.payload, (~t.rank)::int2, t.attempts, t.max_retries,
-         t.created_at, t.execute_at, t.opts, t.queue, t.rank, t.pos
-    FROM taken t CROSS JOIN receipt;
-END $$;
-COMMENT ON FUNCTION rowlock.claim_v1 IS
-'Takes up to max due jobs of the queues, in order of claim; the rows come in any order (sort by lane_rank, pos). Queues given first go first at equal priority.
-Hints: for a (queue, rank), the highest pos this worker took a moment ago; the search starts after it, so that it never walks rows that are gone but not yet vacuumed. Without hints it starts at the beginning: call so now and then, it finds what committed late.
-SQLSTATEs: RL020, RL021. Locks: the rows taken (SKIP LOCKED, never waits).';
 
 CREATE FUNCTION rowlock.complete_v1(worker uuid, leases int8[], ids uuid[], results jsonb[] DEFAULT NULL)
 RETURNS TABLE (refused uuid)
@@ -137,6 +81,8 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp
 #variable_conflict use_column
 DECLARE
   v_worker text;
+  v_cancel boolean;  -- somebody asked this worker to stop a job
+  v_keys   text[];
   v_now    timestamptz := clock_timestamp();
   v_keep   boolean;  -- some type keeps its history for a time of its own
   v_day    interval := '1 day';
@@ -146,9 +92,11 @@ BEGIN
   IF coalesce(cardinality(leases), 0) <> coalesce(cardinality(ids), 0) OR cardinality(results) <> cardinality(ids) THEN
     PERFORM refuse('RL021', 'leases, ids, results: expected arrays of equal length');
   END IF;
-  SELECT w.name INTO v_worker FROM worker w WHERE w.id = complete_v1.worker AND w.lease_until > v_now;
+  SELECT w.name, EXISTS (SELECT FROM job_type t WHERE t.keep_completed IS NOT NULL),
+         EXISTS (SELECT FROM cancel_request c WHERE c.worker = complete_v1.worker)
+    INTO v_worker, v_keep, v_cancel
+    FROM worker w WHERE w.id = complete_v1.worker AND w.lease_until > v_now;
   IF NOT FOUND THEN RETURN QUERY SELECT unnest(ids); RETURN; END IF;
-  v_keep := EXISTS (SELECT FROM job_type t WHERE t.keep_completed IS NOT NULL);
 
   -- The receipts are locked first, in order: of two calls for one job, the second sees the first's.
   WITH receipt AS MATERIALIZED (
@@ -180,15 +128,13 @@ BEGIN
      WHERE k.keep > interval '0'),
   counted AS (
     INSERT INTO tally (queue, type, running, completed)
-    SELECT h.queue, h.type, -count(*), count(*) FROM hit h GROUP BY h.queue, h.type),
-  freed AS (
-    DELETE FROM unique_key k USING hit h WHERE h.unique_key IS NOT NULL AND k.key = h.unique_key AND k.job = h.id),
-  freed_requests AS (
-    DELETE FROM cancel_request c WHERE c.worker = complete_v1.worker AND c.job = ANY (complete_v1.ids))
-  SELECT CASE WHEN (SELECT count(*) FROM hit) < cardinality(complete_v1.ids)
-              THEN ARRAY(SELECT u.id FROM unnest(complete_v1.ids) u(id) EXCEPT SELECT h.id FROM hit h) END
-    INTO v_refused;
-  RETURN QUERY SELECT unnest(v_refused);
+    SELECT h.queue, h.type, -count(*), count(*) FROM hit h GROUP BY h.queue, h.type)
+  SELECT CASE WHEN count(*) < cardinality(complete_v1.ids) THEN ARRAY(SELECT u.id FROM unnest(complete_v1.ids) u(id) EXCEPT SELECT h.id FROM hit h) END,
+         array_agg(h.unique_key) FILTER (WHERE h.unique_key IS NOT NULL)
+    INTO v_refused, v_keys FROM hit h;
+  IF v_keys IS NOT NULL THEN DELETE FROM unique_key k WHERE k.key = ANY (v_keys) AND k.job = ANY (complete_v1.ids); END IF;
+  IF v_cancel THEN DELETE FROM cancel_request c WHERE c.worker = complete_v1.worker AND c.job = ANY (complete_v1.ids); END IF;
+  IF v_refused IS NOT NULL THEN RETURN QUERY SELECT unnest(v_refused); END IF;
 END $$;
 COMMENT ON FUNCTION rowlock.complete_v1 IS
 'Ends running jobs as completed, with their results. Element i of leases and ids is one job. Answers the ids it refused because the lease is lost; those it changed nothing for. May be called inside a job''s own transaction: then the job''s effects in this database and its completion commit together.
@@ -198,16 +144,73 @@ CREATE FUNCTION rowlock.work_v1(worker uuid, leases int8[], ids uuid[], results 
   hint_queues int4[] DEFAULT '{}', hint_ranks int2[] DEFAULT '{}', hint_after int8[] DEFAULT '{}')
 RETURNS TABLE (refused uuid, lease int8, id uuid, type text, queue text, payload jsonb, priority int2, attempts int2, max_retries int2,
   created_at timestamptz, execute_at timestamptz, opts jsonb, lane_queue int4, lane_rank int2, pos int8)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp
+  SET plan_cache_mode = force_generic_plan SET jit = off SET enable_seqscan = off SET enable_hashjoin = off
+  SET enable_mergejoin = off SET enable_bitmapscan = off SET enable_material = off AS $$
 #variable_conflict use_column
+DECLARE
+  v_draining boolean;
 BEGIN
-  RETURN QUERY SELECT c.refused, null::int8, null::uuid, null::text, null::text, null::jsonb, null::int2, null::int2, null::int2,
-      null::timestamptz, null::timestamptz, null::jsonb, null::int4, null::int2, null::int8
-    FROM complete_v1(work_v1.worker, leases, ids, results) c;
-  RETURN QUERY SELECT null::uuid, c.* FROM claim_v1(work_v1.worker, work_v1.queues, work_v1.max, hint_queues, hint_ranks, hint_after) c;
+  IF work_v1.max IS NULL OR work_v1.max NOT BETWEEN 0 AND 1000 THEN PERFORM refuse('RL021', 'max: expected 0 to 1000'); END IF;
+  IF cardinality(ids) > 0 THEN
+    RETURN QUERY SELECT c.refused, null::int8, null::uuid, null::text, null::text, null::jsonb, null::int2, null::int2, null::int2,
+        null::timestamptz, null::timestamptz, null::jsonb, null::int4, null::int2, null::int8
+      FROM complete_v1(work_v1.worker, leases, ids, results) c;
+    IF work_v1.max = 0 THEN RETURN; END IF;
+  END IF;
+  SELECT w.draining INTO v_draining FROM worker w WHERE w.id = work_v1.worker AND w.lease_until > clock_timestamp();
+  IF NOT FOUND THEN PERFORM lease_lost(); END IF;
+  IF v_draining OR work_v1.max = 0 THEN RETURN; END IF;
+  -- jit is off because a plan without an alternative to what is switched off looks infinitely dear.
+  -- Lanes in order of claim, then each from its hint on. The inner LIMIT ends a lane, the outer one
+  -- ends the walk before the next lane is touched. The ctid list is the fence that keeps the DELETE
+  -- to the rows that were locked.
+  RETURN QUERY
+  WITH taken AS (
+    DELETE FROM ready r WHERE r.ctid = ANY (ARRAY(
+      SELECT l.ctid
+        FROM (SELECT DISTINCT lane.rank, array_position(work_v1.queues, q.name) AS turn, q.id AS queue
+                FROM queue q JOIN lane ON lane.queue = q.id
+               WHERE q.name = ANY (work_v1.queues) AND NOT q.paused
+               ORDER BY 1, 2) a
+        CROSS JOIN LATERAL (
+          SELECT n.ctid FROM ready n
+           WHERE n.queue = a.queue AND n.rank = a.rank
+             AND n.pos > coalesce((SELECT h.after FROM unnest(hint_queues, hint_ranks, hint_after) h(queue, rank, after)
+                                    WHERE h.queue = a.queue AND h.rank = a.rank LIMIT 1), -1)
+           ORDER BY n.pos LIMIT work_v1.max FOR UPDATE SKIP LOCKED) l
+       LIMIT work_v1.max))
+    RETURNING r.*),
+  receipt AS (
+    INSERT INTO lease (worker, id, claimed_at, remaining, jobs)
+    SELECT work_v1.worker, nextval('rowlock.lease_id'), clock_timestamp(), count(*), array_agg(t::ready)
+      FROM taken t HAVING count(*) > 0
+    RETURNING id),
+  counted AS (
+    INSERT INTO tally (queue, type, pending, running)
+    SELECT t.queue, t.type, -count(*), count(*) FROM taken t GROUP BY t.queue, t.type)
+  SELECT NULL::uuid, receipt.id, t.id, t.type,
+         CASE WHEN cardinality(work_v1.queues) = 1 THEN work_v1.queues[1] ELSE (SELECT q.name FROM queue q WHERE q.id = t.queue) END, t.payload, (~t.rank)::int2, t.attempts, t.max_retries,
+         t.created_at, t.execute_at, t.opts, t.queue, t.rank, t.pos
+    FROM taken t CROSS JOIN receipt;
 END $$;
 COMMENT ON FUNCTION rowlock.work_v1 IS
-'complete_v1 and claim_v1 in one call and one commit. A row with refused is one of the first''s, any other one of the second''s. SQLSTATEs and locks: as theirs.';
+'complete_v1 and claim_v1 in one call and one commit: the fastest way to work. A row with refused is one of complete_v1''s, any other one of claim_v1''s. SQLSTATEs and locks: as theirs.';
+
+CREATE FUNCTION rowlock.claim_v1(worker uuid, queues text[], max int,
+  hint_queues int4[] DEFAULT '{}', hint_ranks int2[] DEFAULT '{}', hint_after int8[] DEFAULT '{}')
+RETURNS TABLE (lease int8, id uuid, type text, queue text, payload jsonb, priority int2, attempts int2, max_retries int2,
+  created_at timestamptz, execute_at timestamptz, opts jsonb, lane_queue int4, lane_rank int2, pos int8)
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp AS $$
+  SELECT w.lease, w.id, w.type, w.queue, w.payload, w.priority, w.attempts, w.max_retries, w.created_at, w.execute_at, w.opts,
+         w.lane_queue, w.lane_rank, w.pos
+    FROM work_v1(worker, '{}', '{}', NULL, queues, max, hint_queues, hint_ranks, hint_after) w
+$$;
+COMMENT ON FUNCTION rowlock.claim_v1 IS
+'Takes up to max due jobs of the queues, in order of claim; the rows come in any order (sort by lane_rank, pos). Queues given first go first at equal priority.
+Hints: for a (queue, rank), the highest pos this worker took a moment ago; the search starts after it, so that it never walks rows that are gone but not yet vacuumed. Without hints it starts at the beginning: call so now and then, it finds what committed late.
+SQLSTATEs: RL020, RL021. Locks: the rows taken (SKIP LOCKED, never waits).';
+
 
 -- Takes jobs out of their receipts, for every end but completion. All receipts of one call are locked
 -- in order first; what is answered has left the lease and must be put somewhere by the caller.
@@ -389,7 +392,7 @@ CREATE FUNCTION rowlock.sleep_v1(worker uuid, queues text[]) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp AS $$
 #variable_conflict use_column
 BEGIN
-  PERFORM live_worker(sleep_v1.worker);
+  IF NOT EXISTS (SELECT FROM worker w WHERE w.id = sleep_v1.worker AND w.lease_until > clock_timestamp()) THEN PERFORM lease_lost(); END IF;
   INSERT INTO sleeper (queue, worker)
   SELECT q.id, sleep_v1.worker FROM queue q WHERE q.name = ANY (sleep_v1.queues) ON CONFLICT DO NOTHING;
 END $$;
