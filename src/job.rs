@@ -192,10 +192,12 @@ impl ClaimedJob {
 ///     .priority(9)
 ///     .unique_key("welcome-42");
 /// ```
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct NewJob {
     pub(crate) job_type: String,
-    pub(crate) payload: Value,
+    /// Written once, here: it is sent as it stands. Why it has no JSON form, if it has none, is said when
+    /// the job is enqueued.
+    payload: Result<Box<RawValue>, String>,
     pub(crate) queue: Option<String>,
     pub(crate) priority: Option<i32>,
     pub(crate) max_retries: Option<i32>,
@@ -205,9 +207,38 @@ pub struct NewJob {
 }
 
 impl NewJob {
-    /// A job of this type with this payload, which must be a JSON object.
-    pub fn new(job_type: impl Into<String>, payload: Value) -> Self {
-        NewJob { job_type: job_type.into(), payload, ..Default::default() }
+    /// A job of this type with this payload, which must be a JSON object: `json!({…})`, a struct, or a
+    /// [`RawValue`], whose text goes to Postgres as it is. [`Value`] rounds numbers of more than 64 bits and
+    /// decimals to what an `f64` holds; the other two keep every digit, and so does Postgres.
+    ///
+    /// ```
+    /// use rowlock::NewJob;
+    /// use serde_json::value::RawValue;
+    /// # fn f() -> Result<(), serde_json::Error> {
+    /// let job = NewJob::new("pay", serde_json::json!({"cents": 1250}));
+    /// let exact: Box<RawValue> = serde_json::from_str(r#"{"wei": 123456789012345678901234567890}"#)?;
+    /// let job = NewJob::new("pay", exact);
+    /// # Ok(()) }
+    /// # f().unwrap();
+    /// ```
+    pub fn new(job_type: impl Into<String>, payload: impl Serialize) -> Self {
+        NewJob {
+            job_type: job_type.into(),
+            payload: serde_json::value::to_raw_value(&payload).map_err(|e| e.to_string()),
+            queue: None,
+            priority: None,
+            max_retries: None,
+            execute_at: None,
+            unique_key: None,
+            opts: None,
+        }
+    }
+
+    pub(crate) fn payload(&self) -> Result<&RawValue, Error> {
+        self.payload.as_deref().map_err(|why| Error::Json {
+            what: "payload",
+            source: <serde_json::Error as serde::ser::Error>::custom(why),
+        })
     }
 
     /// The queue to wait in.

@@ -48,9 +48,8 @@ pub trait TypedJob: Serialize + DeserializeOwned + Send + 'static {
     /// # Errors
     /// [`Error::Json`] if the value has no JSON form.
     fn new_job(&self) -> Result<NewJob, Error> {
-        let job = NewJob::new(Self::NAME, serde_json::to_value(self)?)
-            .max_retries(Self::MAX_RETRIES)
-            .priority(Self::PRIORITY);
+        let job = NewJob::new(Self::NAME, self).max_retries(Self::MAX_RETRIES).priority(Self::PRIORITY);
+        job.payload()?;
         Ok(match Self::QUEUE {
             Some(queue) => job.queue(queue),
             None => job,

@@ -1,11 +1,15 @@
 //! How a job comes in: one, many, in the caller's transaction. The one file that calls the enqueuer's SQL.
 
 use chrono::{DateTime, Utc};
-use serde_json::Value;
-use tokio_postgres::{GenericClient, Row, types::Type};
+use serde::Serialize;
+use serde_json::{Value, value::RawValue};
+use tokio_postgres::{
+    GenericClient, Row,
+    types::{Json, Type},
+};
 
 use super::JobQueue;
-use crate::{Enqueued, Error, NewJob};
+use crate::{Enqueued, Error, Field, NewJob};
 
 const ENQUEUE: &str = "SELECT id, inserted FROM rowlock.enqueue($1, $2, $3, $4, $5, $6, $7, $8)";
 
@@ -21,7 +25,7 @@ impl JobQueue {
     /// println!("{} {}", job.id, if job.inserted { "is new" } else { "was there" });
     /// # Ok(()) }
     /// ```
-    pub fn enqueue(&self, job_type: impl Into<String>, payload: Value) -> Enqueue<'_> {
+    pub fn enqueue(&self, job_type: impl Into<String>, payload: impl Serialize) -> Enqueue<'_> {
         Enqueue { queue: self, job: NewJob::new(job_type, payload) }
     }
 
@@ -60,7 +64,7 @@ impl JobQueue {
                 ENQUEUE,
                 &[
                     (&job.job_type, Type::TEXT),
-                    (&job.payload, Type::JSONB),
+                    (&Json(job.payload()?), Type::JSONB),
                     (&job.queue, Type::TEXT),
                     (&job.priority, Type::INT4),
                     (&job.max_retries, Type::INT4),
@@ -69,7 +73,8 @@ impl JobQueue {
                     (&job.opts, Type::JSONB),
                 ],
             )
-            .await?;
+            .await
+            .map_err(|e| refusal(e, std::slice::from_ref(job)))?;
         enqueued(&rows[0], 0)
     }
 
@@ -103,13 +108,14 @@ impl JobQueue {
     /// # Ok(()) }
     /// ```
     pub async fn enqueue_many_in(&self, client: &impl GenericClient, jobs: &[NewJob]) -> Result<Vec<Enqueued>, Error> {
+        let payloads = jobs.iter().map(|j| j.payload().map(Json)).collect::<Result<Vec<_>, _>>()?;
         let rows = if self.bulk().await? {
             client
                 .query_typed(
                     "SELECT ord, id, inserted FROM rowlock.enqueue_batch_v1($1, $2, $3, $4, $5, $6, $7, $8)",
                     &[
                         (&jobs.iter().map(|j| &*j.job_type).collect::<Vec<_>>(), Type::TEXT_ARRAY),
-                        (&jobs.iter().map(|j| &j.payload).collect::<Vec<_>>(), Type::JSONB_ARRAY),
+                        (&payloads, Type::JSONB_ARRAY),
                         (&column(jobs, |j| j.queue.as_deref()), Type::TEXT_ARRAY),
                         (&column(jobs, |j| j.priority), Type::INT4_ARRAY),
                         (&column(jobs, |j| j.max_retries), Type::INT4_ARRAY),
@@ -118,16 +124,14 @@ impl JobQueue {
                         (&column(jobs, |j| j.opts.as_ref()), Type::JSONB_ARRAY),
                     ],
                 )
-                .await?
+                .await
         } else {
-            let list: Vec<Value> = jobs.iter().map(as_json).collect();
+            let list: Vec<Element<'_>> = jobs.iter().zip(payloads).map(|(j, p)| Element::new(j, p.0)).collect();
             client
-                .query_typed(
-                    "SELECT ord, id, inserted FROM rowlock.enqueue_many($1)",
-                    &[(&Value::from(list), Type::JSONB)],
-                )
-                .await?
+                .query_typed("SELECT ord, id, inserted FROM rowlock.enqueue_many($1)", &[(&Json(list), Type::JSONB)])
+                .await
         };
+        let rows = rows.map_err(|e| refusal(e, jobs))?;
         let mut answers: Vec<(i32, Enqueued)> =
             rows.iter().map(|r| Ok((r.try_get(0)?, enqueued(r, 1)?))).collect::<Result<_, Error>>()?;
         answers.sort_by_key(|(ord, _)| *ord);
@@ -210,18 +214,52 @@ fn column<'a, T>(jobs: &'a [NewJob], get: impl Fn(&'a NewJob) -> Option<T>) -> O
     column.iter().any(Option::is_some).then_some(column)
 }
 
-fn as_json(job: &NewJob) -> Value {
-    let mut object = serde_json::json!({"type": job.job_type, "payload": job.payload});
-    let mut set = |key: &str, value: Option<Value>| {
-        if let Some(value) = value {
-            object[key] = value;
-        }
+/// Only payload and opts travel as text, so these are about them: JSON that Postgres cannot read (22P02), text
+/// it cannot store (22P05), a number beyond its numeric (22003), nesting beyond its parser's stack (54001).
+fn refusal(e: tokio_postgres::Error, jobs: &[NewJob]) -> Error {
+    let Some(db) = e.as_db_error() else { return e.into() };
+    let code = db.code().code();
+    if !["22P02", "22P05", "22003", "54001"].contains(&code) {
+        return e.into();
+    }
+    let (field, name) = match jobs.iter().any(|j| j.opts.is_some()) {
+        true => (Field::Other, "payload or opts"),
+        false => (Field::Payload, "payload"),
     };
-    set("queue", job.queue.clone().map(Value::from));
-    set("priority", job.priority.map(Value::from));
-    set("max_retries", job.max_retries.map(Value::from));
-    set("execute_at", job.execute_at.map(|t| t.to_rfc3339().into()));
-    set("unique_key", job.unique_key.clone().map(Value::from));
-    set("opts", job.opts.clone());
-    object
+    let message = format!("{name}: expected JSON that Postgres can store: {} (SQLSTATE {code})", db.message());
+    Error::Refused { code: code.to_owned(), field, message }
+}
+
+/// An element of `enqueue_many`'s array.
+#[derive(Debug, Serialize)]
+struct Element<'a> {
+    r#type: &'a str,
+    payload: &'a RawValue,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    queue: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    priority: Option<i32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_retries: Option<i32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    execute_at: Option<DateTime<Utc>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unique_key: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    opts: Option<&'a Value>,
+}
+
+impl<'a> Element<'a> {
+    fn new(job: &'a NewJob, payload: &'a RawValue) -> Self {
+        Element {
+            r#type: &job.job_type,
+            payload,
+            queue: job.queue.as_deref(),
+            priority: job.priority,
+            max_retries: job.max_retries,
+            execute_at: job.execute_at,
+            unique_key: job.unique_key.as_deref(),
+            opts: job.opts.as_ref(),
+        }
+    }
 }
