@@ -12,5 +12,6 @@ mod pgbouncer;
 mod plans;
 mod roles;
 mod support;
+mod tls;
 mod upgrade;
 mod worker;
