@@ -6,6 +6,7 @@ mod api;
 mod bad_input;
 mod cli;
 mod life;
+mod local_postgres;
 mod other_clients;
 mod payload;
 mod pgbouncer;
