@@ -1,5 +1,6 @@
 //! The client. Its rooms: `enqueue` in, `look` at jobs and steer them, `held`: work them by hand.
 
+mod builder;
 mod enqueue;
 mod held;
 mod look;
@@ -13,7 +14,7 @@ use deadpool_postgres::Pool;
 use tokio::sync::OnceCell;
 use uuid::Uuid;
 
-pub use self::{enqueue::Enqueue, look::ListFilter};
+pub use self::{builder::Enqueue, look::ListFilter};
 use crate::{
     ClaimedJob, Error, Session, SessionOptions, Target,
     migrate::{self, MigrationStatus},

@@ -8,7 +8,7 @@ use tokio_postgres::{
     types::{Json, Type},
 };
 
-use super::JobQueue;
+use super::{Enqueue, JobQueue};
 use crate::{Enqueued, Error, Field, NewJob};
 
 const ENQUEUE: &str = "SELECT id, inserted FROM rowlock.enqueue($1, $2, $3, $4, $5, $6, $7, $8)";
@@ -26,7 +26,7 @@ impl JobQueue {
     /// # Ok(()) }
     /// ```
     pub fn enqueue(&self, job_type: impl Into<String>, payload: impl Serialize) -> Enqueue<'_> {
-        Enqueue { queue: self, job: NewJob::new(job_type, payload) }
+        Enqueue::new(self, NewJob::new(job_type, payload))
     }
 
     /// Enqueues a job that was put together before.
@@ -152,54 +152,6 @@ impl JobQueue {
             Ok::<_, Error>(rows.first().is_some_and(|r| r.get(0)))
         };
         Ok(*self.shared.bulk.get_or_try_init(|| ask).await?)
-    }
-}
-
-/// A job on its way in: set what differs, then await it.
-#[must_use = "nothing is enqueued until it is awaited"]
-pub struct Enqueue<'a> {
-    queue: &'a JobQueue,
-    job: NewJob,
-}
-
-impl Enqueue<'_> {
-    /// See [`NewJob::queue`].
-    pub fn queue(mut self, queue: impl Into<String>) -> Self {
-        self.job = self.job.queue(queue);
-        self
-    }
-    /// See [`NewJob::priority`].
-    pub fn priority(mut self, priority: i32) -> Self {
-        self.job = self.job.priority(priority);
-        self
-    }
-    /// See [`NewJob::max_retries`].
-    pub fn max_retries(mut self, max_retries: i32) -> Self {
-        self.job = self.job.max_retries(max_retries);
-        self
-    }
-    /// See [`NewJob::execute_at`].
-    pub fn execute_at(mut self, at: DateTime<Utc>) -> Self {
-        self.job = self.job.execute_at(at);
-        self
-    }
-    /// See [`NewJob::unique_key`].
-    pub fn unique_key(mut self, key: impl Into<String>) -> Self {
-        self.job = self.job.unique_key(key);
-        self
-    }
-    /// See [`NewJob::opts`].
-    pub fn opts(mut self, opts: Value) -> Self {
-        self.job = self.job.opts(opts);
-        self
-    }
-}
-
-impl<'a> IntoFuture for Enqueue<'a> {
-    type Output = Result<Enqueued, Error>;
-    type IntoFuture = std::pin::Pin<Box<dyn Future<Output = Self::Output> + Send + 'a>>;
-    fn into_future(self) -> Self::IntoFuture {
-        Box::pin(async move { self.queue.enqueue_job(&self.job).await })
     }
 }
 
