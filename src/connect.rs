@@ -1,19 +1,14 @@
-//! From a connection URL to a pool: libpq's `sslmode` and `sslrootcert`, keepalives, TLS by rustls.
+//! From a connection URL to a pool: libpq's `sslmode` and `sslrootcert`, keepalives. Its room: `tls`, by rustls.
 
-use std::{str::FromStr, sync::Arc, time::Duration};
+mod tls;
+
+use std::{str::FromStr, time::Duration};
 
 use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
-use rustls::{
-    ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
-    client::{
-        WebPkiServerVerifier,
-        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    },
-    pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
-};
 use tokio_postgres::config::SslMode;
 use tokio_postgres_rustls::MakeRustlsConnect;
 
+use self::tls::Check;
 use crate::Error;
 
 /// Where the database is and how to speak to it, parsed once.
@@ -21,17 +16,6 @@ use crate::Error;
 pub struct Target {
     config: tokio_postgres::Config,
     tls: MakeRustlsConnect,
-}
-
-/// How much of the server's certificate is checked: libpq's four grades of TLS.
-#[derive(Clone, Copy, PartialEq)]
-enum Check {
-    /// disable, allow, prefer, require: encryption at most.
-    Nothing,
-    /// verify-ca: signed by a root we trust.
-    Chain,
-    /// verify-full: and it is this host's.
-    ChainAndName,
 }
 
 impl Target {
@@ -74,7 +58,7 @@ impl Target {
         if config.get_application_name().is_none() {
             config.application_name("rowlock");
         }
-        Ok(Target { config, tls: MakeRustlsConnect::new(client_config(check, root.as_deref())?) })
+        Ok(Target { config, tls: MakeRustlsConnect::new(tls::client_config(check, root.as_deref())?) })
     }
 
     pub(crate) fn pool(&self, size: usize) -> Result<Pool, Error> {
@@ -137,97 +121,6 @@ fn take_ssl_options(url: &str) -> (String, Option<String>, Option<String>) {
         url.split_whitespace().filter(|p| keep(p)).collect::<Vec<_>>().join(" ")
     };
     (rest, mode, root)
-}
-
-fn client_config(check: Check, root: Option<&str>) -> Result<ClientConfig, Error> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .map_err(|e| Error::Config(format!("TLS: {e}")))?;
-    if check == Check::Nothing {
-        return Ok(builder
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(Lax { inner: None, provider }))
-            .with_no_client_auth());
-    }
-    let roots = Arc::new(root_store(root)?);
-    if check == Check::ChainAndName {
-        return Ok(builder.with_root_certificates(roots).with_no_client_auth());
-    }
-    let inner = WebPkiServerVerifier::builder_with_provider(roots, provider.clone())
-        .build()
-        .map_err(|e| Error::Config(format!("sslrootcert: {e}")))?;
-    Ok(builder
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Lax { inner: Some(inner), provider }))
-        .with_no_client_auth())
-}
-
-fn root_store(root: Option<&str>) -> Result<RootCertStore, Error> {
-    let mut store = RootCertStore::empty();
-    let certs: Vec<CertificateDer<'static>> = match root {
-        None | Some("system") => rustls_native_certs::load_native_certs().certs,
-        Some(file) => CertificateDer::pem_file_iter(file)
-            .and_then(Iterator::collect)
-            .map_err(|e| Error::Config(format!("sslrootcert: {file}: {e}")))?,
-    };
-    let (added, _) = store.add_parsable_certificates(certs);
-    if added == 0 {
-        return Err(Error::Config(format!(
-            "sslrootcert: no certificate found in {}; name a PEM file",
-            root.unwrap_or("the system's store")
-        )));
-    }
-    Ok(store)
-}
-
-/// libpq's weaker grades: no check at all (`inner` is none), or the chain without the name.
-#[derive(Debug)]
-struct Lax {
-    inner: Option<Arc<WebPkiServerVerifier>>,
-    provider: Arc<rustls::crypto::CryptoProvider>,
-}
-
-impl ServerCertVerifier for Lax {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        ocsp: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        use rustls::{CertificateError as C, Error::InvalidCertificate};
-        let Some(inner) = &self.inner else { return Ok(ServerCertVerified::assertion()) };
-        match inner.verify_server_cert(end_entity, intermediates, server_name, ocsp, now) {
-            Err(InvalidCertificate(C::NotValidForName | C::NotValidForNameContext { .. })) => {
-                Ok(ServerCertVerified::assertion())
-            }
-            other => other,
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
-    }
 }
 
 fn source_text(e: &dyn std::error::Error) -> String {

@@ -1,4 +1,6 @@
-//! What can go wrong, as a type to branch on.
+//! What can go wrong, as a type to branch on. Its room: `tls`, why TLS failed.
+
+mod tls;
 
 use tokio_postgres::error::SqlState;
 
@@ -39,6 +41,9 @@ pub enum Error {
         /// Where it stopped.
         source: serde_json::Error,
     },
+    /// The server has no TLS, or its certificate is not believed.
+    #[error("{0}")]
+    Tls(String),
     /// Postgres said no, for a reason that is not the queue's.
     #[error("database: {}", describe(.0))]
     Database(#[source] tokio_postgres::Error),
@@ -105,7 +110,9 @@ impl Error {
 
 impl From<tokio_postgres::Error> for Error {
     fn from(e: tokio_postgres::Error) -> Self {
-        let Some(db) = e.as_db_error() else { return Error::Database(e) };
+        let Some(db) = e.as_db_error() else {
+            return tls::fault(&e).map_or_else(|| Error::Database(e), Error::Tls);
+        };
         let message = match db.hint() {
             Some(hint) => format!("{}. {hint}", db.message()),
             None => db.message().to_owned(),
@@ -136,6 +143,12 @@ impl From<tokio_postgres::Error> for Error {
     }
 }
 
+impl From<serde_json::Error> for Error {
+    fn from(source: serde_json::Error) -> Self {
+        Error::Json { what: "payload", source }
+    }
+}
+
 impl From<deadpool_postgres::PoolError> for Error {
     fn from(e: deadpool_postgres::PoolError) -> Self {
         match e {
@@ -148,7 +161,12 @@ impl From<deadpool_postgres::PoolError> for Error {
 /// tokio-postgres prints only "db error"; people need the sentence and the state.
 fn describe(e: &tokio_postgres::Error) -> String {
     match e.as_db_error() {
-        Some(db) => format!("{} (SQLSTATE {})", db.message(), db.code().code()),
+        Some(db) => {
+            let insists =
+                db.code() == &SqlState::INVALID_AUTHORIZATION_SPECIFICATION && db.message().ends_with("no encryption");
+            let advice = if insists { ". If it wants TLS, use sslmode=require" } else { "" };
+            format!("{} (SQLSTATE {}){advice}", db.message(), db.code().code())
+        }
         None => match std::error::Error::source(e) {
             Some(cause) => format!("{e}: {cause}"),
             None => e.to_string(),

@@ -1,4 +1,6 @@
-//! A job: what is enqueued, what is read back, what a worker holds.
+//! A job: what is read back, what a worker holds. Its room: `new`, what is enqueued.
+
+mod new;
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -6,6 +8,7 @@ use serde_json::{Value, value::RawValue};
 use tokio_postgres::Row;
 use uuid::Uuid;
 
+pub use self::new::NewJob;
 use crate::Error;
 
 /// Where a job is in its life.
@@ -179,71 +182,6 @@ impl ClaimedJob {
     pub(crate) fn timeout(&self) -> Option<std::time::Duration> {
         let seconds = self.opts.as_ref()?.get("timeout_seconds")?.as_f64()?;
         std::time::Duration::try_from_secs_f64(seconds).ok()
-    }
-}
-
-/// A job to be enqueued. Whatever is not set follows the type's default, then the queue's, then the
-/// built-in one.
-///
-/// ```
-/// use rowlock::NewJob;
-/// let job = NewJob::new("send_email", serde_json::json!({"to": "a@example.com"}))
-///     .queue("mail")
-///     .priority(9)
-///     .unique_key("welcome-42");
-/// ```
-#[derive(Debug, Clone, Default)]
-pub struct NewJob {
-    pub(crate) job_type: String,
-    pub(crate) payload: Value,
-    pub(crate) queue: Option<String>,
-    pub(crate) priority: Option<i32>,
-    pub(crate) max_retries: Option<i32>,
-    pub(crate) execute_at: Option<DateTime<Utc>>,
-    pub(crate) unique_key: Option<String>,
-    pub(crate) opts: Option<Value>,
-}
-
-impl NewJob {
-    /// A job of this type with this payload, which must be a JSON object.
-    pub fn new(job_type: impl Into<String>, payload: Value) -> Self {
-        NewJob { job_type: job_type.into(), payload, ..Default::default() }
-    }
-
-    /// The queue to wait in.
-    pub fn queue(mut self, queue: impl Into<String>) -> Self {
-        self.queue = Some(queue.into());
-        self
-    }
-
-    /// −32768 to 32767, higher first.
-    pub fn priority(mut self, priority: i32) -> Self {
-        self.priority = Some(priority);
-        self
-    }
-
-    /// How often it may be retried, 0 to 32767.
-    pub fn max_retries(mut self, max_retries: i32) -> Self {
-        self.max_retries = Some(max_retries);
-        self
-    }
-
-    /// Not before this time.
-    pub fn execute_at(mut self, at: DateTime<Utc>) -> Self {
-        self.execute_at = Some(at);
-        self
-    }
-
-    /// At most one pending or running job has this key, 1 to 512 bytes.
-    pub fn unique_key(mut self, key: impl Into<String>) -> Self {
-        self.unique_key = Some(key.into());
-        self
-    }
-
-    /// `tags`, `headers`, `timeout_seconds`.
-    pub fn opts(mut self, opts: Value) -> Self {
-        self.opts = Some(opts);
-        self
     }
 }
 

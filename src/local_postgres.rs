@@ -1,5 +1,8 @@
 //! A Postgres server of our own, from installed binaries: for tests, demos and benchmarks. It listens on
-//! loopback only, never runs as root, and does not outlive this process, not even one that is killed.
+//! loopback only, never runs as root, and does not outlive this process, not even one that is killed. Its
+//! room: `binaries`, which installation is taken.
+
+mod binaries;
 
 use std::{
     fs,
@@ -15,7 +18,6 @@ use std::{
 
 use anyhow::{Context, bail, ensure};
 
-const OLDEST: u32 = 15;
 const START: Duration = Duration::from_secs(30);
 const STOP: Duration = Duration::from_secs(20);
 
@@ -72,6 +74,15 @@ impl LocalPostgres {
     /// # Errors
     /// No binaries of Postgres 15 or later, a directory that cannot be used, or a server that did not
     /// start: then with the end of its log.
+    ///
+    /// ```no_run
+    /// use rowlock::local_postgres::{LocalPostgres, Options};
+    /// # async fn f() -> anyhow::Result<()> {
+    /// let postgres = LocalPostgres::start(Options::default()).await?;
+    /// let queue = rowlock::JobQueue::connect(&postgres.url("postgres")).await?;
+    /// queue.migrate().await?;
+    /// # Ok(()) }
+    /// ```
     pub async fn start(options: Options) -> anyhow::Result<LocalPostgres> {
         let (mut server, log) =
             tokio::task::spawn_blocking(move || launch(&options)).await.context("starting Postgres")??;
@@ -100,6 +111,12 @@ impl LocalPostgres {
     }
 
     /// The URL of one of its databases, as its superuser `rowlock`. `postgres` is there from the start.
+    ///
+    /// ```no_run
+    /// # fn f(postgres: rowlock::local_postgres::LocalPostgres) {
+    /// println!("DATABASE_URL={}", postgres.url("postgres"));
+    /// # }
+    /// ```
     pub fn url(&self, database: &str) -> String {
         let name: String = database
             .bytes()
@@ -112,6 +129,12 @@ impl LocalPostgres {
     }
 
     /// Where its binaries are: `psql`, `pgbench` and the rest.
+    ///
+    /// ```no_run
+    /// # fn f(postgres: rowlock::local_postgres::LocalPostgres) -> std::io::Result<()> {
+    /// let psql = std::process::Command::new(postgres.bin_dir().join("psql")).arg(postgres.url("postgres")).status()?;
+    /// # Ok(()) }
+    /// ```
     pub fn bin_dir(&self) -> &Path {
         &self.bin_dir
     }
@@ -134,7 +157,7 @@ impl Drop for LocalPostgres {
 }
 
 fn launch(options: &Options) -> anyhow::Result<(LocalPostgres, PathBuf)> {
-    let bin_dir = find_binaries()?;
+    let bin_dir = binaries::find()?;
     let account = account()?;
     let (data, temporary) = match &options.persist {
         Some(dir) => (std::path::absolute(dir).with_context(|| format!("{}", dir.display()))?, None),
@@ -257,48 +280,6 @@ fn find_account(passwd: &str, name: &str) -> Option<Account> {
     (account.uid != 0).then_some(account)
 }
 
-fn find_binaries() -> anyhow::Result<PathBuf> {
-    let mut candidates: Vec<PathBuf> =
-        std::env::var_os("PATH").map(|p| std::env::split_paths(&p).collect()).unwrap_or_default();
-    if let Ok(output) = Command::new("pg_config").arg("--bindir").output()
-        && output.status.success()
-    {
-        candidates.push(PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()));
-    }
-    let mut installed: Vec<(u32, PathBuf)> = fs::read_dir("/usr/lib/postgresql")
-        .into_iter()
-        .flatten()
-        .flatten()
-        .filter_map(|e| Some((e.file_name().to_str()?.parse().ok()?, e.path().join("bin"))))
-        .collect();
-    installed.sort_by_key(|(version, _)| std::cmp::Reverse(*version));
-    candidates.extend(installed.into_iter().map(|(_, dir)| dir));
-
-    let mut too_old = Vec::new();
-    for dir in candidates.iter().filter(|d| d.join("postgres").is_file() && d.join("initdb").is_file()) {
-        match version(&dir.join("postgres")) {
-            Some(v) if v >= OLDEST => return Ok(dir.clone()),
-            Some(v) => too_old.push(format!("{} is version {v}", dir.display())),
-            None => too_old.push(format!("{} does not say its version", dir.display())),
-        }
-    }
-    let seen = if too_old.is_empty() { String::new() } else { format!(" ({})", too_old.join(", ")) };
-    bail!(
-        "no Postgres server {OLDEST} or later found on PATH, by pg_config or in /usr/lib/postgresql{seen}. Install one: \
-         `apt-get install postgresql` on Debian and Ubuntu, `dnf install postgresql-server` on Fedora, `brew install postgresql` on macOS"
-    )
-}
-
-fn version(postgres: &Path) -> Option<u32> {
-    parse_version(&said(&Command::new(postgres).arg("--version").output().ok()?))
-}
-
-/// From `postgres (PostgreSQL) 15.18 (Debian …)` or `… 18beta1`.
-fn parse_version(text: &str) -> Option<u32> {
-    let number = text.split_whitespace().nth(2)?;
-    number.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
-}
-
 fn said(output: &Output) -> String {
     let text = if output.status.success() { &output.stdout } else { &output.stderr };
     String::from_utf8_lossy(text).into_owned()
@@ -314,13 +295,6 @@ fn tail(log: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_version_is_read_from_what_postgres_says() {
-        assert_eq!(parse_version("postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)\n"), Some(15));
-        assert_eq!(parse_version("postgres (PostgreSQL) 18beta1"), Some(18));
-        assert_eq!(parse_version("nonsense"), None);
-    }
 
     #[test]
     fn an_account_is_found_by_its_whole_name_and_never_root() {

@@ -41,16 +41,40 @@ pub trait TypedJob: Serialize + DeserializeOwned + Send + 'static {
     type Error: std::fmt::Display;
 
     /// Runs the job.
+    ///
+    /// ```
+    /// #[derive(serde::Serialize, serde::Deserialize)]
+    /// struct Square { n: i64 }
+    ///
+    /// impl rowlock::TypedJob for Square {
+    ///     const NAME: &'static str = "square";
+    ///     type Output = i64;
+    ///     type Error = String;
+    ///     async fn run(self, _job: &rowlock::Job) -> Result<i64, String> {
+    ///         self.n.checked_mul(self.n).ok_or_else(|| format!("{} is too large", self.n))
+    ///     }
+    /// }
+    /// ```
     fn run(self, job: &Job) -> impl Future<Output = Result<Self::Output, Self::Error>> + Send;
 
     /// The job to enqueue, with the type's defaults; override per call.
     ///
     /// # Errors
     /// [`Error::Json`] if the value has no JSON form.
+    ///
+    /// ```
+    /// # use rowlock::{Job, TypedJob};
+    /// # #[derive(serde::Serialize, serde::Deserialize)] struct Ping { host: String }
+    /// # impl TypedJob for Ping { const NAME: &'static str = "ping"; type Output = (); type Error = String;
+    /// #   async fn run(self, _: &Job) -> Result<(), String> { Ok(()) } }
+    /// # fn f() -> Result<(), rowlock::Error> {
+    /// let job = Ping { host: "db".into() }.new_job()?.priority(9);
+    /// # Ok(()) }
+    /// # f().unwrap();
+    /// ```
     fn new_job(&self) -> Result<NewJob, Error> {
-        let job = NewJob::new(Self::NAME, serde_json::to_value(self)?)
-            .max_retries(Self::MAX_RETRIES)
-            .priority(Self::PRIORITY);
+        let job = NewJob::new(Self::NAME, self).max_retries(Self::MAX_RETRIES).priority(Self::PRIORITY);
+        job.payload()?;
         Ok(match Self::QUEUE {
             Some(queue) => job.queue(queue),
             None => job,
@@ -96,6 +120,16 @@ impl JobQueue {
     ///
     /// # Errors
     /// As [`JobQueue::enqueue`].
+    ///
+    /// ```no_run
+    /// # use rowlock::{Job, TypedJob};
+    /// # #[derive(serde::Serialize, serde::Deserialize)] struct Ping { host: String }
+    /// # impl TypedJob for Ping { const NAME: &'static str = "ping"; type Output = (); type Error = String;
+    /// #   async fn run(self, _: &Job) -> Result<(), String> { Ok(()) } }
+    /// # async fn f(queue: rowlock::JobQueue) -> Result<(), rowlock::Error> {
+    /// let id = queue.enqueue_typed(&Ping { host: "db".into() }).await?.id;
+    /// # Ok(()) }
+    /// ```
     pub async fn enqueue_typed<J: TypedJob + Sync>(&self, job: &J) -> Result<Enqueued, Error> {
         let job = job.new_job()?;
         self.enqueue_job(&job).await
@@ -107,6 +141,15 @@ impl JobQueue {
     ///
     /// # Errors
     /// [`Error::LeaseLost`]; a failure of the job itself is not an error.
+    ///
+    /// ```no_run
+    /// # async fn f(queue: rowlock::JobQueue, handler: rowlock::Handler) -> Result<(), rowlock::Error> {
+    /// while let Some(job) = queue.dequeue().await? {
+    ///     let status = queue.execute_job(&handler, job).await?;
+    ///     println!("{}", status.as_str());
+    /// }
+    /// # Ok(()) }
+    /// ```
     pub async fn execute_job(&self, handler: &Handler, job: Job) -> Result<Status, Error> {
         let id: Uuid = job.id;
         let outcome = match handler.run.get(&*job.job_type) {

@@ -2,6 +2,7 @@
 
 use std::{io::Read, time::Instant};
 
+use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use super::{
@@ -22,7 +23,8 @@ pub(super) async fn enqueue(queue: &JobQueue, out: &Output, args: Enqueue) -> an
         }
         text => text.to_owned(),
     };
-    let payload =
+    // Read for its mistakes, not into a tree: that would round long numbers.
+    let payload: Box<RawValue> =
         serde_json::from_str(&text).map_err(|e| Exit::Usage(format!("payload: expected a JSON object: {e}")))?;
     let mut job = NewJob::new(args.job_type, payload);
     job.queue = args.queue;

@@ -25,6 +25,12 @@ use crate::{Error, JobQueue, migrate::MIGRATIONS};
 
 /// Reads the command line, runs it, answers the exit code: 0, 1 error or job failed, 2 usage, 3 not found,
 /// 4 refused, 124 wait timed out.
+///
+/// ```no_run
+/// fn main() -> std::process::ExitCode {
+///     rowlock::cli::main()
+/// }
+/// ```
 pub fn main() -> ExitCode {
     let args = Args::parse();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {

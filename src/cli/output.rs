@@ -1,10 +1,11 @@
 //! What is printed: data on stdout, messages on stderr.
 
-use std::io::Write;
+use std::{collections::BTreeMap, io::Write};
 
 use chrono::{DateTime, Utc};
 use comfy_table::{Table as Drawn, presets};
 use serde::Serialize;
+use serde_json::value::RawValue;
 
 use super::args::Format;
 use crate::JobQueue;
@@ -59,10 +60,10 @@ impl Output {
             Format::Table | Format::Wide => {
                 let mut table = Drawn::new();
                 table.load_preset(presets::NOTHING);
-                if let serde_json::Value::Object(fields) = serde_json::to_value(item)? {
-                    for (key, value) in fields.into_iter().filter(|(_, v)| !v.is_null()) {
-                        table.add_row([key, plain(&value)]);
-                    }
+                let text = serde_json::to_string(item)?;
+                let fields: BTreeMap<String, &RawValue> = serde_json::from_str(&text)?;
+                for (key, value) in fields.into_iter().filter(|(_, v)| v.get() != "null") {
+                    table.add_row([key, plain_text(value)]);
                 }
                 self.text(&table.trim_fmt())
             }
@@ -115,6 +116,13 @@ pub(super) fn message(text: &str) {
 
 pub(super) fn time(at: Option<DateTime<Utc>>) -> String {
     at.map(|t| t.format("%Y-%m-%d %H:%M:%S").to_string()).unwrap_or_default()
+}
+
+/// As `plain`, without a tree, which would round a payload's long numbers.
+fn plain_text(value: &RawValue) -> String {
+    let text = value.get();
+    let strings = || serde_json::from_str::<Vec<String>>(text).map(|list| list.join(" "));
+    serde_json::from_str(text).or_else(|_| strings()).unwrap_or_else(|_| text.to_owned())
 }
 
 fn plain(value: &serde_json::Value) -> String {

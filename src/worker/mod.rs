@@ -83,6 +83,15 @@ const EMPTY_FOR: Duration = Duration::from_millis(600);
 /// # Errors
 /// The database's, when the worker cannot start; [`Error::LeaseLost`] when its lease ended under it: its
 /// jobs were stopped, start anew.
+///
+/// ```no_run
+/// # async fn f(queue: rowlock::JobQueue) -> Result<(), rowlock::Error> {
+/// use rowlock::worker::{WorkerOptions, run};
+/// let options = WorkerOptions { queues: vec!["mail".into()], stop_when_empty: true, ..Default::default() };
+/// let summary = run(queue, options, tokio_util::sync::CancellationToken::new()).await?;
+/// println!("{} completed", summary.completed);
+/// # Ok(()) }
+/// ```
 pub async fn run(queue: JobQueue, options: WorkerOptions, stop: CancellationToken) -> Result<WorkerSummary, Error> {
     let defaults = SessionOptions::default();
     let session = Arc::new(

@@ -4,6 +4,7 @@
 #![cfg(feature = "cli")]
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod docs;
 mod support;
 
 use std::{

@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::Value;
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_rowlock");
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_rowlock");
 
 pub const TYPES: &str = r#"
 types:
@@ -48,9 +48,12 @@ impl Said {
     }
 }
 
-/// Nothing of the caller's environment steers the program under test.
 pub fn program(url: Option<&str>) -> Command {
-    let mut command = Command::new(PROGRAM);
+    steered_by_nothing(Command::new(PROGRAM), url)
+}
+
+/// Nothing of the caller's environment steers the program under test.
+pub fn steered_by_nothing(mut command: Command, url: Option<&str>) -> Command {
     for (key, _) in std::env::vars_os() {
         if key.to_string_lossy().starts_with("ROWLOCK_") {
             command.env_remove(key);

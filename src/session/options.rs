@@ -1,0 +1,85 @@
+//! What a worker says of itself and of a failure, and what it is answered.
+
+use std::time::{Duration, Instant};
+
+use uuid::Uuid;
+
+/// Who works, and on what.
+#[derive(Debug, Clone)]
+pub struct SessionOptions {
+    /// The name people see: a Pod's name, or host and process id.
+    pub name: String,
+    /// Pod UID or host, and start: what tells two lives of one name apart.
+    pub identity: String,
+    /// The queues served.
+    pub queues: Vec<String>,
+    /// Jobs at once.
+    pub slots: i32,
+    /// How long the worker's right to its jobs lasts without a heartbeat.
+    pub lease: Duration,
+}
+
+impl Default for SessionOptions {
+    fn default() -> Self {
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let host = match host.trim() {
+            "" => "localhost",
+            h => h,
+        };
+        let pid = std::process::id();
+        let start = chrono::Utc::now().timestamp_millis();
+        SessionOptions {
+            name: std::env::var("POD_NAME").unwrap_or_else(|_| format!("{host}:{pid}")),
+            identity: format!("{}/{pid}/{start}", std::env::var("POD_UID").unwrap_or_else(|_| host.to_owned())),
+            queues: vec!["default".into()],
+            slots: 10,
+            lease: Duration::from_secs(30),
+        }
+    }
+}
+
+/// How an attempt failed.
+#[derive(Debug, Clone)]
+pub struct Failure {
+    /// What people read.
+    pub error: String,
+    /// Whether another attempt makes sense.
+    pub retryable: bool,
+    /// A short word for counting: `exit_code`, `timeout`, …
+    pub reason: &'static str,
+}
+
+impl Failure {
+    /// A failure to be retried, for the reason `error`.
+    ///
+    /// ```
+    /// let f = rowlock::Failure::new("the mail server said no");
+    /// assert!(f.retryable);
+    /// ```
+    pub fn new(error: impl Into<String>) -> Self {
+        Failure { error: error.into(), retryable: true, reason: "error" }
+    }
+}
+
+/// What a heartbeat answered.
+#[derive(Debug)]
+pub struct Heartbeat {
+    /// When the lease ends by this process's monotonic clock, counted from before the question was sent:
+    /// never later than the database thinks.
+    pub deadline: Instant,
+    /// The worker is to stop claiming.
+    pub draining: bool,
+    /// Running jobs of this worker that somebody cancelled.
+    pub cancelled: Vec<Uuid>,
+}
+
+/// What one round of keeping did.
+#[derive(Debug, Clone, Copy)]
+pub struct Kept {
+    /// Whether this worker is the keeper now.
+    pub keeper: bool,
+    /// Jobs whose time had come.
+    pub promoted: i32,
+    /// Jobs put back from lost workers.
+    pub rescued: i32,
+}
