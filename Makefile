@@ -44,9 +44,8 @@ features: ## Check that the default features build, and without kube, clap or ax
 	if grep -E '^(kube|clap|axum)' <<<"$$tree"; then \
 	  echo "features: the default features must not bring these in" >&2; exit 1; fi
 
-bench: build ## Ratios to the floor on a database of yours (DATABASE_URL, ARGS="--backlog 1000000 …")
-	@$(ROWLOCK) migrate up
-	@$(ROWLOCK) bench $(ARGS)
+bench: build ## Speed as ratios, on a server in memory or a migrated DATABASE_URL (ARGS="--batch 500 …")
+	@$(ROWLOCK) bench $(ARGS) -o json
 
 verify: lint ## Lint, licences, and that generated files are as generated (none yet)
 	@if type -P cargo-deny >/dev/null; then $(CARGO) deny check bans licenses sources; \

@@ -49,6 +49,8 @@ pub struct Options {
     pub persist: Option<PathBuf>,
     /// Put the temporary directory in memory (`/dev/shm`), if there is one.
     pub ram: bool,
+    /// More settings, `name=value`; they overrule the server's own.
+    pub settings: Vec<String>,
 }
 
 /// A running server, stopped when this is dropped.
@@ -187,6 +189,7 @@ fn launch(options: &Options) -> anyhow::Result<(LocalPostgres, PathBuf)> {
     if temporary.is_some() {
         settings.extend(["fsync=off", "synchronous_commit=off", "full_page_writes=off"].map(str::to_owned));
     }
+    settings.extend(options.settings.iter().cloned());
     let mut guard = Command::new("sh");
     guard.args(["-c", GUARD, "rowlock-postgres"]);
     guard.arg(bin_dir.join("postgres")).arg(&data).arg(temporary.as_deref().unwrap_or(Path::new("")));

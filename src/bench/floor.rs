@@ -12,7 +12,7 @@ use std::{
 use serde_json::Value;
 use tokio_postgres::{Client, Statement};
 
-use super::{BenchOptions, Kind, payload};
+use super::{BenchOptions, payload};
 use crate::{JobQueue, hints::Hints};
 
 const SCHEMA: &str = "
@@ -37,8 +37,19 @@ const WORK: &str = "
   b AS (INSERT INTO lease (worker, n, jobs) SELECT 1, count(*), array_agg(d::ready) FROM d HAVING count(*) > 0 RETURNING id)
   SELECT d.id, d.payload::text, b.id FROM d, b";
 
+#[derive(Clone, Copy, PartialEq)]
+pub(super) enum Kind {
+    Enqueue,
+    Cycle,
+}
+
 /// Jobs per second.
-pub(super) async fn measure(queue: &JobQueue, options: &BenchOptions, kind: Kind) -> anyhow::Result<f64> {
+pub(super) async fn measure(
+    queue: &JobQueue,
+    options: &BenchOptions,
+    kind: Kind,
+    time: Duration,
+) -> anyhow::Result<f64> {
     let admin = connect(queue).await?;
     admin.batch_execute(SCHEMA).await?;
     let count = Arc::new(AtomicU64::new(0));
@@ -55,7 +66,7 @@ pub(super) async fn measure(queue: &JobQueue, options: &BenchOptions, kind: Kind
     for (client, enqueue, work) in clients {
         tasks.push(tokio::spawn(turn(client, enqueue, work, options.batch, kind, count.clone(), stop.clone())));
     }
-    tokio::time::sleep(Duration::from_secs(options.seconds)).await;
+    tokio::time::sleep(time).await;
     stop.store(true, Relaxed);
     let rate = count.load(Relaxed) as f64 / started.elapsed().as_secs_f64();
     for task in tasks {

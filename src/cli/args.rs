@@ -228,15 +228,22 @@ pub(super) struct Dev {
 
 #[derive(clap::Args)]
 pub(super) struct Bench {
-    /// Jobs waiting throughout the cycle.
-    #[arg(long, env = "ROWLOCK_BENCH_BACKLOG", default_value_t = 0)]
+    /// Jobs waiting throughout, in the measurement with a backlog; 0 leaves it out.
+    #[arg(long, env = "ROWLOCK_BENCH_BACKLOG", default_value_t = 1_000_000)]
     pub backlog: u64,
     #[arg(long, env = "ROWLOCK_BENCH_BATCH", default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub batch: u16,
-    #[arg(long, env = "ROWLOCK_BENCH_CLIENTS", default_value_t = 4)]
+    #[arg(long, env = "ROWLOCK_BENCH_CLIENTS", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..))]
     pub clients: u16,
-    #[arg(long, env = "ROWLOCK_BENCH_SECONDS", default_value_t = 4)]
-    pub seconds: u64,
+    /// How long each side of a ratio is measured, in slices of a second.
+    #[arg(long, env = "ROWLOCK_BENCH_TIME", default_value = "6s", value_parser = humantime::parse_duration)]
+    pub time: Duration,
+    /// How long a transaction stays open in the measurement beside one; 0s leaves it out.
+    #[arg(long, env = "ROWLOCK_BENCH_OLD_TRANSACTION", default_value = "60s", value_parser = humantime::parse_duration)]
+    pub old_transaction: Duration,
+    /// Jobs a second offered beside that transaction.
+    #[arg(long, env = "ROWLOCK_BENCH_RATE", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub rate: u64,
 }
 
 /// A time between two looks: never none, or looking would be all that is done.

@@ -16,7 +16,7 @@ pub(super) async fn run(out: &Output, args: Dev) -> anyhow::Result<()> {
     let types = args.types.as_deref().map(catalog::read).transpose()?.unwrap_or_default();
     log();
     let stop = stop_on_signal()?;
-    let postgres = LocalPostgres::start(Options { persist: args.persist, ram: false }).await?;
+    let postgres = LocalPostgres::start(Options { persist: args.persist, ram: false, ..Options::default() }).await?;
     let url = postgres.url("postgres");
     let queue = JobQueue::connect(&url).await?;
     queue.migrate().await?;

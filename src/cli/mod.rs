@@ -131,7 +131,10 @@ async fn run(args: Args) -> anyhow::Result<()> {
         }
         Command::Worker(command) => worker::run(connect().await?, &out, command).await,
         Command::Dev(command) => dev::run(&out, command).await,
-        Command::Bench(command) => bench::run(connect().await?, &out, command).await,
+        Command::Bench(command) => {
+            let given = if database.is_some() { Some(connect().await?) } else { None };
+            bench::run(given, &out, command).await
+        }
         Command::Doctor => doctor::run(connect().await, &out).await,
         Command::Install { dir } => install::run(&out, &dir),
         Command::Completion { shell } => {

@@ -8,6 +8,8 @@ use tokio_postgres::{
     types::{Json, Type},
 };
 
+use uuid::Uuid;
+
 use super::{Enqueue, JobQueue};
 use crate::{Enqueued, Error, Field, NewJob};
 
@@ -112,7 +114,7 @@ impl JobQueue {
         let rows = if self.bulk().await? {
             client
                 .query_typed(
-                    "SELECT ord, id, inserted FROM rowlock.enqueue_batch_v1($1, $2, $3, $4, $5, $6, $7, $8)",
+                    "SELECT array_agg(id), array_agg(inserted) FROM rowlock.enqueue_batch_v1($1, $2, $3, $4, $5, $6, $7, $8)",
                     &[
                         (&jobs.iter().map(|j| &*j.job_type).collect::<Vec<_>>(), Type::TEXT_ARRAY),
                         (&payloads, Type::JSONB_ARRAY),
@@ -128,14 +130,19 @@ impl JobQueue {
         } else {
             let list: Vec<Element<'_>> = jobs.iter().zip(payloads).map(|(j, p)| Element::new(j, p.0)).collect();
             client
-                .query_typed("SELECT ord, id, inserted FROM rowlock.enqueue_many($1)", &[(&Json(list), Type::JSONB)])
+                .query_typed(
+                    "SELECT array_agg(id), array_agg(inserted) FROM rowlock.enqueue_many($1)",
+                    &[(&Json(list), Type::JSONB)],
+                )
                 .await
         };
         let rows = rows.map_err(|e| refusal(e, jobs))?;
-        let mut answers: Vec<(i32, Enqueued)> =
-            rows.iter().map(|r| Ok((r.try_get(0)?, enqueued(r, 1)?))).collect::<Result<_, Error>>()?;
-        answers.sort_by_key(|(ord, _)| *ord);
-        Ok(answers.into_iter().map(|(_, e)| e).collect())
+        // One row of arrays: a row a job would cost both sides more than the rest of the answer. The functions
+        // answer in input order. No job, no array.
+        let ids: Option<Vec<Uuid>> = rows[0].try_get(0)?;
+        let inserted: Option<Vec<bool>> = rows[0].try_get(1)?;
+        let answers = ids.unwrap_or_default().into_iter().zip(inserted.unwrap_or_default());
+        Ok(answers.map(|(id, inserted)| Enqueued { id, inserted }).collect())
     }
 
     /// Asked once: an enqueuer may only use jsonb, which costs more.

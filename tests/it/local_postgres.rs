@@ -76,7 +76,7 @@ async fn it_does_not_outlive_an_owner_that_is_killed_and_leaves_nothing() {
 
 #[tokio::test]
 async fn it_ends_with_its_value() {
-    let postgres = LocalPostgres::start(Options { persist: None, ram: true }).await.unwrap();
+    let postgres = LocalPostgres::start(Options { persist: None, ram: true, ..Options::default() }).await.unwrap();
     let client = connect(&postgres.url("postgres")).await;
     let (dir, pids) = processes(&client).await;
     tokio::task::spawn_blocking(move || drop(postgres)).await.unwrap();
@@ -89,7 +89,7 @@ async fn persist_keeps_the_data_over_two_starts_and_commits_are_on_disk() {
     let parent = tempfile::tempdir().unwrap();
     // Where we are root the server runs as another user, who has to get there.
     fs::set_permissions(parent.path(), PermissionsExt::from_mode(0o755)).unwrap();
-    let options = Options { persist: Some(parent.path().join("data")), ram: false };
+    let options = Options { persist: Some(parent.path().join("data")), ram: false, ..Options::default() };
     for start in 0..3_i64 {
         let postgres = LocalPostgres::start(options.clone()).await.unwrap();
         let mut client = connect(&postgres.url("postgres")).await;
@@ -113,7 +113,7 @@ async fn a_directory_with_something_else_in_it_is_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("letter.txt"), "dear").unwrap();
     let before = fs::metadata(dir.path()).unwrap();
-    let options = Options { persist: Some(dir.path().to_owned()), ram: false };
+    let options = Options { persist: Some(dir.path().to_owned()), ram: false, ..Options::default() };
     let error = LocalPostgres::start(options).await.unwrap_err().to_string();
     assert!(error.contains(dir.path().to_str().unwrap()) && error.contains("name another"), "{error}");
     let after = fs::metadata(dir.path()).unwrap();

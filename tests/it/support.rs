@@ -30,7 +30,8 @@ pub fn server() -> &'static LocalPostgres {
         let start = || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             runtime.block_on(async {
-                let server = LocalPostgres::start(Options { persist: None, ram: true }).await.unwrap();
+                let server =
+                    LocalPostgres::start(Options { persist: None, ram: true, ..Options::default() }).await.unwrap();
                 let admin = connect(&server.url("postgres")).await;
                 admin.batch_execute(&format!("CREATE DATABASE {TEMPLATE}")).await.unwrap();
                 let mut client = connect(&server.url(TEMPLATE)).await;

@@ -55,7 +55,7 @@ fn write(dir: &Path, name: &str, text: &str) -> PathBuf {
 
 /// A server with TLS. It takes connections without it too, but not to the database `secret`.
 async fn start((certificate, key): (String, String), cas: [&str; 2]) -> Server {
-    let postgres = LocalPostgres::start(Options { persist: None, ram: true }).await.unwrap();
+    let postgres = LocalPostgres::start(Options { persist: None, ram: true, ..Options::default() }).await.unwrap();
     let admin = connect(&postgres.url("postgres")).await;
     let dir: String = admin.query_one("SHOW data_directory", &[]).await.unwrap().get(0);
     let dir = Path::new(&dir);
