@@ -1,7 +1,7 @@
 //! How a job leaves its worker, and what it becomes: the model's other half.
 
 use crate::{
-    call::{Answer, Claim, Grant, KINDS, error_text, reason, result},
+    call::{Answer, Claim, Claimed, Grant, KINDS, error_text, reason, result},
     model::{Model, Place},
 };
 
@@ -23,8 +23,8 @@ impl Model {
     }
 
     pub fn work(&mut self, worker: usize, grants: &[Grant], claim: Option<&Claim>) -> Answer {
-        // Both are one statement: without a lease for the claim nothing is said of the rest.
-        if claim.is_some() && !self.alive(worker) {
+        // Both are one statement: without a lease for the claim nothing is said of the rest. No claim of none.
+        if claim.is_some_and(|c| c.max > 0) && !self.alive(worker) {
             return Answer::Error("RL020".into());
         }
         let hits = self.hits(worker, grants);
@@ -32,7 +32,8 @@ impl Model {
             self.end(*job, "completed", Some(worker), None, None);
             self.jobs[*job].result = Some(result(grants[*n], *n));
         }
-        Answer::Worked(refused(grants, &hits), claim.and_then(|c| self.claim(worker, c)))
+        let claimed = claim.map(|c| self.claim(worker, c).unwrap_or(Claimed { lease: None, jobs: Vec::new() }));
+        Answer::Worked(refused(grants, &hits), claimed)
     }
 
     pub fn fail(&mut self, worker: usize, grants: &[Grant], retryable: &[bool]) -> Answer {

@@ -7,13 +7,7 @@ const ASKED: &str = "EXISTS (SELECT FROM cancel_request c WHERE c.job = v.job_id
 
 pub const MUTANTS: &[Mutant] = &[
     // Who may claim what.
-    mutant(
-        "claim while draining",
-        Function("claim_v1"),
-        "v_worker.draining OR ",
-        "",
-        "a_draining_worker_claims_nothing",
-    ),
+    mutant("claim while draining", Function("work_v1"), "v_draining OR ", "", "a_draining_worker_claims_nothing"),
     mutant(
         "draining is forgotten",
         Function("extend_v1"),
@@ -21,11 +15,11 @@ pub const MUTANTS: &[Mutant] = &[
         "draining = extend_v1.drain",
         "a_draining_worker_goes_on_draining",
     ),
-    mutant("claim from a paused queue", Function("claim_v1"), " AND NOT q.paused", "", "a_paused_queue_is_not_claimed"),
-    mutant("claim that waits", Function("claim_v1"), " SKIP LOCKED", "", "a_claim_does_not_wait_for_another"),
+    mutant("claim from a paused queue", Function("work_v1"), " AND NOT q.paused", "", "a_paused_queue_is_not_claimed"),
+    mutant("claim that waits", Function("work_v1"), " SKIP LOCKED", "", "a_claim_does_not_wait_for_another"),
     mutant(
         "claim against the order",
-        Function("claim_v1"),
+        Function("work_v1"),
         "ORDER BY n.pos LIMIT",
         "ORDER BY n.pos DESC LIMIT",
         "jobs_are_claimed_by_priority_then_age",
@@ -141,8 +135,8 @@ pub const MUTANTS: &[Mutant] = &[
     mutant(
         "a refused completion drops the request",
         Function("complete_v1"),
-        "CASE WHEN c.job IN (SELECT h.id FROM hit h) THEN true ELSE false END",
-        "c.job = ANY (complete_v1.ids)",
+        " AND c.job <> ALL (coalesce(v_refused, '{}'))",
+        "",
         "a_refused_completion_leaves_the_request",
     ),
     mutant(
@@ -171,8 +165,8 @@ pub const MUTANTS: &[Mutant] = &[
     mutant(
         "complete keeps the key",
         Function("complete_v1"),
-        "WHERE h.unique_key IS NOT NULL AND k.key",
-        "WHERE false AND k.key",
+        "IF v_keys IS NOT NULL THEN DELETE",
+        "IF false THEN DELETE",
         "a_completed_job_frees_its_key",
     ),
     mutant(

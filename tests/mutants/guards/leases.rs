@@ -45,7 +45,7 @@ pub const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "claim after the deadline",
-        Function("live_worker"),
+        Function("work_v1"),
         " AND w.lease_until > clock_timestamp()",
         "",
         "past_its_lease_a_worker_claims_nothing",
