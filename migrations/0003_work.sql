@@ -133,7 +133,10 @@ BEGIN
          array_agg(h.unique_key) FILTER (WHERE h.unique_key IS NOT NULL)
     INTO v_refused, v_keys FROM hit h;
   IF v_keys IS NOT NULL THEN DELETE FROM unique_key k WHERE k.key = ANY (v_keys) AND k.job = ANY (complete_v1.ids); END IF;
-  IF v_cancel THEN DELETE FROM cancel_request c WHERE c.worker = complete_v1.worker AND c.job = ANY (complete_v1.ids); END IF;
+  IF v_cancel THEN
+    -- Not of the refused: their request is for the job's next run.
+    DELETE FROM cancel_request c WHERE c.worker = complete_v1.worker AND c.job = ANY (complete_v1.ids) AND c.job <> ALL (coalesce(v_refused, '{}'));
+  END IF;
   IF v_refused IS NOT NULL THEN RETURN QUERY SELECT unnest(v_refused); END IF;
 END $$;
 COMMENT ON FUNCTION rowlock.complete_v1 IS
@@ -351,7 +354,7 @@ BEGIN
   END IF;
   SELECT w.name INTO v_worker FROM worker w WHERE w.id = release_v1.worker AND w.lease_until > clock_timestamp();
   IF FOUND THEN
-    FOR v IN SELECT t.*, (t.job).id AS job_id FROM take_back(release_v1.worker, leases, ids) t LOOP
+    FOR v IN SELECT t.*, (t.job).id AS job_id FROM take_back(release_v1.worker, leases, ids) t ORDER BY t.ord LOOP
       v_seen := v_seen || v.job_id;
       v_job := v.job;
       INSERT INTO tally (queue, type, running) VALUES (v_job.queue, v_job.type, -1);

@@ -1,0 +1,253 @@
+//! The queue as it should be: a list of jobs in memory, one pure transition per call.
+
+use std::collections::BTreeMap;
+
+use serde_json::Value;
+
+use crate::call::{Answer, Call, Claim, Claimed, DEFAULTS, Grant, KINDS, New, QUEUES, UNIT};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    Ready,
+    /// Due at a time; of those due at once, the one that was put there first comes first.
+    Scheduled {
+        due: i64,
+        put: u64,
+    },
+    Running {
+        worker: usize,
+        lease: usize,
+    },
+    Ended(&'static str),
+    /// Ended, and not kept.
+    Gone,
+}
+
+#[derive(Debug, Clone)]
+pub struct Job {
+    pub kind: usize,
+    pub queue: usize,
+    pub priority: i32,
+    pub max_retries: i32,
+    pub attempts: i32,
+    pub crashes: u8,
+    pub key: Option<usize>,
+    pub tag: bool,
+    pub place: Place,
+    /// Its turn among the jobs of its queue and priority.
+    pub turn: u64,
+    /// Somebody asked to stop it while it runs.
+    pub asked: bool,
+    pub error: Option<String>,
+    pub reason: Option<&'static str>,
+    pub result: Option<Value>,
+    pub progress: Option<i64>,
+    pub worker: Option<usize>,
+    pub started: bool,
+}
+
+#[derive(Debug, Clone)]
+pub struct Worker {
+    /// None: for ever past.
+    pub until: Option<i64>,
+    pub draining: bool,
+    /// Whether the database still knows it.
+    pub known: bool,
+    hints: BTreeMap<(usize, i32), u64>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Totals {
+    pub enqueued: i64,
+    pub completed: i64,
+    pub failed: i64,
+    pub cancelled: i64,
+    pub retried: i64,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct Model {
+    pub now: i64,
+    pub jobs: Vec<Job>,
+    pub workers: Vec<Worker>,
+    pub paused: [bool; QUEUES.len()],
+    /// By queue and kind.
+    pub totals: BTreeMap<(usize, usize), Totals>,
+    /// Every lease and job ever given out, with the worker.
+    pub granted: Vec<(usize, Grant)>,
+    leases: usize,
+    turns: u64,
+}
+
+impl Model {
+    pub fn apply(&mut self, call: &Call) -> Answer {
+        match call {
+            Call::Enqueue(new) => self.enqueue(std::slice::from_ref(new)),
+            Call::EnqueueMany(all) => self.enqueue(all),
+            Call::Register { lease } => {
+                let until = Some(self.now + lease);
+                self.workers.push(Worker { until, draining: false, known: true, hints: BTreeMap::new() });
+                Answer::Registered(self.workers.len() - 1)
+            }
+            Call::Extend { worker, lease, drain } => self.extend(*worker, *lease, *drain),
+            Call::Stop { worker } => {
+                let holds = self.held(*worker).next().is_some();
+                let w = &mut self.workers[*worker];
+                (w.until, w.draining, w.known) = (None, true, w.known && holds);
+                Answer::Done
+            }
+            Call::Claim { worker, claim } => match self.claim(*worker, claim) {
+                Some(claimed) => Answer::Worked(Vec::new(), Some(claimed)),
+                None => Answer::Error("RL020".into()),
+            },
+            Call::Complete { worker, grants, claim } => self.work(*worker, grants, claim.as_ref()),
+            Call::Fail { worker, grants, retryable } => self.fail(*worker, grants, retryable),
+            Call::Release { worker, grants, delay, retried } => self.release(*worker, grants, *delay, *retried),
+            Call::Progress { worker, grant, done } => {
+                let hit = self.hits(*worker, &[*grant]);
+                hit.iter().for_each(|(_, job)| self.jobs[*job].progress = Some(*done));
+                Answer::Stored(!hit.is_empty())
+            }
+            Call::Cancel(job) => self.cancel(*job),
+            Call::Retry { job, delay } => self.retry(*job, *delay),
+            Call::Pause(queue) | Call::Resume(queue) => {
+                self.paused[*queue] = matches!(call, Call::Pause(_));
+                Answer::Done
+            }
+            Call::Advance(units) => {
+                self.now += units;
+                Answer::Done
+            }
+            Call::Keep => self.keep(),
+        }
+    }
+
+    pub fn alive(&self, worker: usize) -> bool {
+        self.workers[worker].until.is_some_and(|t| t > self.now)
+    }
+
+    /// The jobs a worker runs, with their leases.
+    pub fn held(&self, worker: usize) -> impl Iterator<Item = Grant> {
+        self.jobs.iter().enumerate().filter_map(move |(n, j)| match j.place {
+            Place::Running { worker: w, lease } if w == worker => Some((lease, n)),
+            _ => None,
+        })
+    }
+
+    pub fn turn(&mut self) -> u64 {
+        self.turns += 1;
+        self.turns
+    }
+
+    pub fn totals(&mut self, job: usize) -> &mut Totals {
+        let j = &self.jobs[job];
+        self.totals.entry((j.queue, j.kind)).or_default()
+    }
+
+    /// Which pending or running job holds a key.
+    pub fn holder(&self, key: usize) -> Option<usize> {
+        let holds = |j: &Job| j.key == Some(key) && !matches!(j.place, Place::Ended(_) | Place::Gone);
+        self.jobs.iter().position(holds)
+    }
+
+    fn enqueue(&mut self, all: &[New]) -> Answer {
+        match all.iter().find_map(fault) {
+            Some(code) => Answer::Error(code.into()),
+            None => Answer::Enqueued(all.iter().map(|new| self.add(new)).collect()),
+        }
+    }
+
+    fn add(&mut self, new: &New) -> (usize, bool) {
+        if let Some(holder) = new.key.and_then(|key| self.holder(key)) {
+            return (holder, false);
+        }
+        let kind = &KINDS[new.kind];
+        let queue = new.queue.or(kind.queue).unwrap_or(0);
+        let turn = self.turn();
+        self.jobs.push(Job {
+            kind: new.kind,
+            queue,
+            priority: new.priority.or(kind.priority).or(DEFAULTS[queue].0).unwrap_or(5),
+            max_retries: new.max_retries.or(kind.max_retries).or(DEFAULTS[queue].1).unwrap_or(3),
+            attempts: 0,
+            crashes: 0,
+            key: new.key,
+            tag: new.tag,
+            place: match new.delay {
+                Some(delay) if delay > 0 => Place::Scheduled { due: self.now + delay, put: turn },
+                _ => Place::Ready,
+            },
+            turn,
+            asked: false,
+            error: None,
+            reason: None,
+            result: None,
+            progress: None,
+            worker: None,
+            started: false,
+        });
+        let job = self.jobs.len() - 1;
+        self.totals(job).enqueued += 1;
+        (job, true)
+    }
+
+    fn extend(&mut self, worker: usize, lease: i64, drain: bool) -> Answer {
+        if !self.alive(worker) {
+            return Answer::Error("RL020".into());
+        }
+        let cancelled = self.held(worker).map(|(_, job)| job).filter(|job| self.jobs[*job].asked).collect();
+        let w = &mut self.workers[worker];
+        w.until = Some(self.now + lease);
+        w.draining |= drain;
+        Answer::Extended { lease, draining: w.draining, cancelled }
+    }
+
+    /// None: the worker's lease is lost.
+    pub fn claim(&mut self, worker: usize, claim: &Claim) -> Option<Claimed> {
+        if !self.alive(worker) {
+            return None;
+        }
+        let w = &self.workers[worker];
+        let mut due: Vec<(i32, usize, u64, usize)> = Vec::new();
+        for (n, j) in self.jobs.iter().enumerate().filter(|(_, j)| j.place == Place::Ready && !self.paused[j.queue]) {
+            let Some(nth) = claim.queues.iter().position(|q| *q == j.queue) else { continue };
+            let after = if claim.hints { w.hints.get(&(j.queue, j.priority)) } else { None };
+            if after.is_none_or(|t| j.turn > *t) {
+                due.push((-j.priority, nth, j.turn, n));
+            }
+        }
+        due.sort_unstable();
+        due.truncate(if w.draining { 0 } else { claim.max });
+        if due.is_empty() {
+            return Some(Claimed { lease: None, jobs: Vec::new() });
+        }
+        let lease = self.leases;
+        self.leases += 1;
+        let mut jobs = Vec::new();
+        for (_, _, turn, n) in due {
+            let j = &mut self.jobs[n];
+            (j.place, j.worker, j.started) = (Place::Running { worker, lease }, Some(worker), true);
+            let hint = self.workers[worker].hints.entry((j.queue, j.priority)).or_default();
+            *hint = turn.max(*hint);
+            jobs.push((n, as_claimed(&self.jobs[n])));
+            self.granted.push((worker, (lease, n)));
+        }
+        Some(Claimed { lease: Some(lease), jobs })
+    }
+}
+
+/// The SQLSTATE that refuses a job.
+fn fault(new: &New) -> Option<&'static str> {
+    let too_far = |delay: i64| delay * UNIT > 10 * 366 * 86_400;
+    match new {
+        New { priority: Some(p), .. } if i16::try_from(*p).is_err() => Some("RL004"),
+        New { max_retries: Some(r), .. } if !(0..=32767).contains(r) => Some("RL005"),
+        New { delay: Some(d), .. } if too_far(*d) => Some("RL006"),
+        _ => None,
+    }
+}
+
+/// A job as its worker sees it.
+fn as_claimed(j: &Job) -> String {
+    format!("{} {} {} {}/{} {}", KINDS[j.kind].name, QUEUES[j.queue], j.priority, j.attempts, j.max_retries, j.tag)
+}
