@@ -183,6 +183,9 @@ impl Run {
         let why = match error.kind() {
             ErrorKind::NotFound => "command not found; is it in this container, and on its PATH?".to_owned(),
             ErrorKind::PermissionDenied => "not executable by this user".to_owned(),
+            _ if error.raw_os_error() == Some(rustix::io::Errno::NOEXEC.raw_os_error()) => {
+                "not a program of this machine; does a script lack its #! line?".to_owned()
+            }
             _ => error.to_string(),
         };
         failure("spawn_failed", true, format!("cannot start {program}: {why}"))
