@@ -51,7 +51,9 @@ impl Target {
         config
             .keepalives_idle(Duration::from_secs(10))
             .keepalives_interval(Duration::from_secs(5))
-            .keepalives_retries(3);
+            .keepalives_retries(3)
+            // Keepalives do not watch a connection on which something is under way.
+            .tcp_user_timeout(Duration::from_secs(20));
         if config.get_connect_timeout().is_none() {
             config.connect_timeout(Duration::from_secs(10));
         }

@@ -152,13 +152,14 @@ pub struct ClaimedJob {
 }
 
 impl ClaimedJob {
-    /// The lease as a text a job can fence its own effects with: the receipt and the worker's id.
+    /// The lease as a text a job can fence its own effects with: the worker's id, a slash, the number of the
+    /// receipt. These are the first two arguments of `rowlock.complete_v1`.
     ///
     /// ```no_run
     /// # async fn f(job: rowlock::ClaimedJob) { println!("{}", job.lease()); }
     /// ```
     pub fn lease(&self) -> String {
-        format!("{}.{}", self.lease, self.worker)
+        format!("{}/{}", self.worker, self.lease)
     }
 
     /// The payload as a type of yours.

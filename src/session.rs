@@ -217,6 +217,15 @@ impl Session {
     /// # Ok(()) }
     /// ```
     pub async fn release(&self, jobs: Vec<ClaimedJob>, retry_after: Option<Duration>) -> Result<Vec<Uuid>, Error> {
+        self.try_release(&jobs, retry_after).await
+    }
+
+    /// [`Session::release`] for a caller that repeats it, as [`Session::try_work`].
+    pub(crate) async fn try_release(
+        &self,
+        jobs: &[ClaimedJob],
+        retry_after: Option<Duration>,
+    ) -> Result<Vec<Uuid>, Error> {
         let (leases, ids) = keys(jobs.iter());
         let rows = self
             .pool

@@ -68,6 +68,9 @@ pub(super) enum Command {
     Bench(Bench),
     /// Copy this program to DIR/rowlock.
     Install { dir: PathBuf },
+    /// Watches over a worker's processes; started by the worker itself.
+    #[command(hide = true)]
+    Guardian { worker: Uuid, dir: PathBuf },
     /// A completion script for a shell.
     Completion { shell: clap_complete::Shell },
 }
@@ -192,14 +195,14 @@ pub(super) struct Worker {
     /// Jobs at once.
     #[arg(long, env = "ROWLOCK_CONCURRENCY", default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=10_000))]
     pub concurrency: u16,
-    /// The kinds of launch accepted; only process so far.
-    #[arg(long, env = "ROWLOCK_LAUNCH", value_delimiter = ',', default_value = "process")]
-    pub launch: Vec<String>,
+    /// The kinds of launch accepted: process, resident.
+    #[arg(long, env = "ROWLOCK_LAUNCH", value_delimiter = ',', default_value = "process,resident")]
+    pub launch: Vec<crate::worker::Kind>,
     #[arg(long, env = "ROWLOCK_LEASE_DURATION", value_parser = humantime::parse_duration, default_value = "30s")]
     pub lease: Duration,
     #[arg(long, env = "ROWLOCK_POLL", value_parser = pause, default_value = "1s")]
     pub poll: Duration,
-    /// How long running jobs may take to end on SIGTERM.
+    /// How long it may take to end on SIGTERM; jobs that still run then are handed back. A second one hurries.
     #[arg(long, env = "ROWLOCK_GRACE", value_parser = humantime::parse_duration, default_value = "30s")]
     pub grace: Duration,
     /// End when no job is due and none runs.

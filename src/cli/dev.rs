@@ -33,20 +33,21 @@ pub(super) async fn run(out: &Output, args: Dev) -> anyhow::Result<()> {
     queues.extend(rows.iter().map(|r| r.get::<_, String>(0)).filter(|q| q != "default"));
     let mut workers = tokio::task::JoinSet::new();
     if args.workers == 0 {
-        stop.cancelled().await;
+        stop.drain.cancelled().await;
     }
     for n in 1..=args.workers {
         let options = WorkerOptions {
             queues: queues.clone(),
             concurrency: args.concurrency.into(),
             name: Some(format!("dev-{n}")),
+            guardian: Some(std::env::current_exe()?),
             ..WorkerOptions::default()
         };
         workers.spawn(worker::run(queue.clone(), options, stop.clone()));
     }
     // A worker that fails takes the others with it: half a `dev` would only puzzle.
     while let Some(ended) = workers.join_next().await {
-        stop.cancel();
+        stop.drain.cancel();
         ended??;
     }
     Ok(())

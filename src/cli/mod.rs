@@ -33,7 +33,12 @@ use crate::{Error, JobQueue, migrate::MIGRATIONS};
 /// ```
 pub fn main() -> ExitCode {
     let args = Args::parse();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    // The guardian only waits, and there is one for every worker: no threads for it.
+    let mut runtime = match args.command {
+        Command::Guardian { .. } => tokio::runtime::Builder::new_current_thread(),
+        _ => tokio::runtime::Builder::new_multi_thread(),
+    };
+    let runtime = match runtime.enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => return fail(&e.into()),
     };
@@ -136,6 +141,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
             bench::run(given, &out, command).await
         }
         Command::Doctor => doctor::run(connect().await, &out).await,
+        Command::Guardian { worker, dir } => Ok(crate::worker::guardian::stand(worker, &dir).await?),
         Command::Install { dir } => install::run(&out, &dir),
         Command::Completion { shell } => {
             // Into memory first: it panics when a reader such as `head` has gone.

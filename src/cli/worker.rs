@@ -1,49 +1,48 @@
 //! `rowlock worker`.
 
 use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::sync::CancellationToken;
 
 use super::{
     args::Worker,
-    exit::Exit,
     output::{self, Output},
 };
 use crate::{
     JobQueue,
-    worker::{self, WorkerOptions},
+    worker::{self, Shutdown, WorkerOptions},
 };
 
 pub(super) async fn run(queue: JobQueue, out: &Output, args: Worker) -> anyhow::Result<()> {
-    if let Some(other) = args.launch.iter().find(|l| *l != "process") {
-        return Err(Exit::Usage(format!("--launch: this version runs process only, not {other}")).into());
-    }
     log();
     let options = WorkerOptions {
         queues: args.queues,
         concurrency: args.concurrency.into(),
+        launch: args.launch,
         lease: args.lease,
         poll: args.poll,
         grace: args.grace,
         stop_when_empty: args.stop_when_empty,
         name: None,
         listen_url: args.listen_url,
+        guardian: Some(std::env::current_exe()?),
     };
     let summary = worker::run(queue, options, stop_on_signal()?).await?;
     output::message("done");
     out.one(&summary, "worker")
 }
 
-/// Cancelled by SIGTERM or SIGINT.
-pub(super) fn stop_on_signal() -> anyhow::Result<CancellationToken> {
-    let stop = CancellationToken::new();
+/// Drains on the first SIGTERM or SIGINT, hurries on the second.
+pub(super) fn stop_on_signal() -> anyhow::Result<Shutdown> {
+    let stop = Shutdown::default();
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    let token = stop.clone();
+    let told = stop.clone();
     tokio::spawn(async move {
-        tokio::select! {
-            _ = term.recv() => {}
-            _ = int.recv() => {}
+        for token in [told.drain, told.hurry] {
+            tokio::select! {
+                _ = term.recv() => {}
+                _ = int.recv() => {}
+            }
+            token.cancel();
         }
-        token.cancel();
     });
     Ok(stop)
 }

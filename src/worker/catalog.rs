@@ -6,17 +6,27 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio_postgres::Row;
+
+use super::launch::{Kind, Spec};
 use crate::{Error, JobQueue};
 
 /// What a worker needs to know to run a type.
 pub(super) struct JobType {
-    pub launch: String,
-    pub command: Vec<String>,
-    pub env: Vec<(String, String)>,
+    /// How and what, or why not: a sentence for every job of the type.
+    pub launch: Result<(Kind, Arc<Spec>), NoLaunch>,
     pub timeout: Option<Duration>,
     pub no_retry_exit_codes: Vec<i32>,
     /// Compiled once; an invalid one is an error text for every job of the type.
     pub schema: Option<Result<jsonschema::Validator, String>>,
+}
+
+/// Why a type cannot be launched here.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum NoLaunch {
+    /// By no worker of this kind.
+    Unsupported(String),
+    NoCommand,
 }
 
 pub(super) struct Catalog {
@@ -32,30 +42,8 @@ impl Catalog {
     pub(super) async fn load(queue: &JobQueue) -> Result<Catalog, Error> {
         let client = queue.pool().get().await?;
         let rows = client.query_typed("SELECT * FROM rowlock.job_types_v1()", &[]).await?;
-        let mut types = HashMap::new();
-        for row in &rows {
-            let command: Vec<String> = row.try_get("command")?;
-            let args: Vec<String> = row.try_get("args")?;
-            let env: serde_json::Value = row.try_get("env")?;
-            let schema: Option<serde_json::Value> = row.try_get("payload_schema")?;
-            let job_type = JobType {
-                launch: row.try_get("launch")?,
-                command: [command, args].concat(),
-                env: env
-                    .as_object()
-                    .into_iter()
-                    .flatten()
-                    .filter_map(|(k, v)| Some((k.clone(), v.as_str()?.to_owned())))
-                    .collect(),
-                timeout: row
-                    .try_get::<_, Option<f64>>("timeout_seconds")?
-                    .and_then(|s| Duration::try_from_secs_f64(s).ok()),
-                no_retry_exit_codes: row.try_get("no_retry_exit_codes")?,
-                schema: schema.map(|s| jsonschema::validator_for(&s).map_err(|e| e.to_string())),
-            };
-            types.insert(row.try_get("name")?, Arc::new(job_type));
-        }
-        Ok(Catalog { types, read_at: Instant::now() })
+        let types = rows.iter().map(|row| Ok((row.try_get("name")?, Arc::new(JobType::from_row(row)?))));
+        Ok(Catalog { types: types.collect::<Result<_, Error>>()?, read_at: Instant::now() })
     }
 
     pub(super) async fn get(&mut self, queue: &JobQueue, name: &str) -> Result<Option<Arc<JobType>>, Error> {
@@ -70,4 +58,33 @@ impl Catalog {
         }
         Ok(self.types.get(name).cloned())
     }
+}
+
+impl JobType {
+    fn from_row(row: &Row) -> Result<JobType, Error> {
+        let schema: Option<serde_json::Value> = row.try_get("payload_schema")?;
+        Ok(JobType {
+            launch: launch(row)?,
+            timeout: row
+                .try_get::<_, Option<f64>>("timeout_seconds")?
+                .and_then(|s| Duration::try_from_secs_f64(s).ok()),
+            no_retry_exit_codes: row.try_get("no_retry_exit_codes")?,
+            schema: schema.map(|s| jsonschema::validator_for(&s).map_err(|e| e.to_string())),
+        })
+    }
+}
+
+fn launch(row: &Row) -> Result<Result<(Kind, Arc<Spec>), NoLaunch>, Error> {
+    let kind: String = row.try_get("launch")?;
+    let command: Vec<String> = row.try_get("command")?;
+    let args: Vec<String> = row.try_get("args")?;
+    let env: serde_json::Value = row.try_get("env")?;
+    let env = env.as_object().into_iter().flatten();
+    let env = env.filter_map(|(k, v)| Some((k.clone(), v.as_str()?.to_owned()))).collect();
+    let mut words = command.into_iter().chain(args);
+    Ok(match (kind.parse(), words.next()) {
+        (Err(_), _) => Err(NoLaunch::Unsupported(kind)),
+        (Ok(_), None) => Err(NoLaunch::NoCommand),
+        (Ok(kind), Some(program)) => Ok((kind, Arc::new(Spec { program, args: words.collect(), env }))),
+    })
 }

@@ -1,0 +1,52 @@
+//! Whether a job can be run here: its type is known, its launch is ours, its payload fits.
+
+use super::{
+    catalog::{JobType, NoLaunch},
+    launch::{Kind, Plan, failure},
+};
+use crate::{ClaimedJob, Failure};
+
+pub(super) fn admit(job: &ClaimedJob, job_type: Option<&JobType>, accepted: &[Kind]) -> Result<Plan, Failure> {
+    let name = &job.job_type;
+    let Some(job_type) = job_type else {
+        // A later deploy may bring it.
+        return Err(failure("unknown_type", true, format!("unknown job type {name}")));
+    };
+    let (kind, spec) = match &job_type.launch {
+        Ok((kind, spec)) => (*kind, spec.clone()),
+        Err(NoLaunch::NoCommand) => {
+            return Err(failure("no_command", false, format!("job type {name} has no command")));
+        }
+        Err(NoLaunch::Unsupported(launch)) => return Err(unsupported(launch, accepted)),
+    };
+    if !accepted.contains(&kind) {
+        return Err(unsupported(&format!("{kind:?}").to_lowercase(), accepted));
+    }
+    match &job_type.schema {
+        Some(Err(e)) => return Err(failure("invalid_schema", false, format!("payload_schema of {name}: {e}"))),
+        Some(Ok(schema)) => check_payload(job.payload.get(), schema)?,
+        None => {}
+    }
+    Ok(Plan {
+        kind,
+        spec,
+        timeout: job.timeout().or(job_type.timeout),
+        no_retry_exit_codes: job_type.no_retry_exit_codes.clone(),
+    })
+}
+
+fn unsupported(launch: &str, accepted: &[Kind]) -> Failure {
+    let accepted: Vec<String> = accepted.iter().map(|k| format!("{k:?}").to_lowercase()).collect();
+    let text = format!("launch {launch} is not supported by this worker, only {}", accepted.join(", "));
+    failure("unsupported_launch", true, text)
+}
+
+fn check_payload(payload: &str, schema: &jsonschema::Validator) -> Result<(), Failure> {
+    let payload: serde_json::Value =
+        serde_json::from_str(payload).map_err(|e| failure("invalid_payload", false, format!("payload: {e}")))?;
+    schema.validate(&payload).map_err(|e| {
+        // The path, never the value: errors are read by people who may not see payloads.
+        let (at, rule) = (e.instance_path().to_string(), e.schema_path().to_string());
+        failure("invalid_payload", false, format!("payload{at}: does not match the type's schema at {rule}"))
+    })
+}

@@ -1,0 +1,192 @@
+//! Where a worker's processes live: their directory, their surroundings, and the register of their groups.
+//!
+//! The register is memory shared with the guardian: the lease's deadline, then a process group per place. It
+//! costs one small write per start, and wakes nobody.
+
+use std::{
+    ffi::OsString,
+    fs::File,
+    io,
+    os::{
+        fd::BorrowedFd,
+        unix::fs::{DirBuilderExt, FileExt},
+    },
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Instant,
+};
+
+use rustix::{
+    fs::MemfdFlags,
+    process::{Pid, Signal, kill_process_group},
+    time::{ClockId, clock_gettime},
+};
+use tokio::process::{Child, Command};
+use uuid::Uuid;
+
+use super::Spec;
+
+/// Marks every process of a worker; its value is the worker's id.
+pub(in super::super) const MARK: &str = "ROWLOCK_WORKER_ID";
+
+/// The bytes of the deadline, before the groups.
+const HEAD: u64 = 8;
+
+/// Nanoseconds of the monotonic clock, which all processes of a machine share.
+pub(in super::super) fn monotonic() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
+}
+
+/// Reads a register: the deadline, and the groups there are.
+pub(in super::super) fn read(register: BorrowedFd<'_>) -> io::Result<(u64, Vec<Pid>)> {
+    let file = File::from(register.try_clone_to_owned()?);
+    let mut bytes = vec![0; usize::try_from(file.metadata()?.len()).unwrap_or(0)];
+    file.read_exact_at(&mut bytes, 0)?;
+    let (head, groups) = bytes.split_at(usize::try_from(HEAD).unwrap_or(0).min(bytes.len()));
+    let deadline = head.try_into().map_or(0, u64::from_ne_bytes);
+    let groups = groups.chunks_exact(4).filter_map(|b| Pid::from_raw(i32::from_ne_bytes(b.try_into().ok()?))).collect();
+    Ok((deadline, groups))
+}
+
+#[derive(Debug)]
+pub(in super::super) struct Home {
+    worker: Uuid,
+    dir: PathBuf,
+    register: File,
+    /// What of this process's environment no job is to see.
+    secrets: Vec<OsString>,
+}
+
+impl Home {
+    /// A home for `places` processes.
+    pub(in super::super) fn new(worker: Uuid, places: usize) -> io::Result<Home> {
+        let register = File::from(rustix::fs::memfd_create("rowlock-groups", MemfdFlags::CLOEXEC)?);
+        register.set_len(HEAD + 4 * places as u64)?;
+        let secrets = std::env::vars_os().map(|(key, _)| key).filter(|key| is_secret(&key.to_string_lossy())).collect();
+        Ok(Home { worker, dir: directory(worker)?, register, secrets })
+    }
+
+    pub(in super::super) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    pub(in super::super) fn register(&self) -> &File {
+        &self.register
+    }
+
+    /// Tells the guardian when to kill what still runs.
+    pub(in super::super) fn set_deadline(&self, deadline: Instant) {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let at = monotonic().saturating_add(u64::try_from(left.as_nanos()).unwrap_or(u64::MAX));
+        self.write(at.to_ne_bytes().as_slice(), 0);
+    }
+
+    /// Memory that is there already cannot be full, nor can writing to it fail otherwise.
+    fn write(&self, bytes: &[u8], at: u64) {
+        if let Err(error) = self.register.write_all_at(bytes, at) {
+            tracing::error!(%error, "cannot write to the register of process groups");
+        }
+    }
+
+    pub(super) fn command(&self, spec: &Spec) -> Command {
+        let mut command = Command::new(&spec.program);
+        self.secrets.iter().for_each(|key| {
+            command.env_remove(key);
+        });
+        command
+            .args(&spec.args)
+            .envs(spec.env.iter().map(|(k, v)| (k, v)))
+            .env(MARK, self.worker.to_string())
+            .process_group(0)
+            .kill_on_drop(true);
+        command
+    }
+
+    pub(super) fn spawn(self: &Arc<Home>, place: usize, command: &mut Command) -> io::Result<(Child, Group)> {
+        let child = command.spawn()?;
+        let pid = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
+        let pid = pid.ok_or_else(|| io::Error::other("the process has no number"))?;
+        self.write(&pid.as_raw_nonzero().get().to_ne_bytes(), HEAD + 4 * place as u64);
+        Ok((child, Group { pid, place, home: self.clone() }))
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// A job gets no credentials of the worker's, and no settings that are the worker's own.
+fn is_secret(name: &str) -> bool {
+    name.starts_with("ROWLOCK_") || matches!(name, "DATABASE_URL" | "PGPASSWORD" | "PGPASSFILE" | "TRACEPARENT")
+}
+
+/// A directory only this user can read. A container may have no /tmp, or one that cannot be written.
+fn directory(worker: Uuid) -> io::Result<PathBuf> {
+    let mut last = None;
+    for parent in [std::env::temp_dir(), PathBuf::from("/dev/shm")] {
+        let dir = parent.join(format!("rowlock-{worker}"));
+        let made = std::fs::create_dir_all(&parent).and_then(|()| std::fs::DirBuilder::new().mode(0o700).create(&dir));
+        match made {
+            Ok(()) => return Ok(dir),
+            Err(e) => last = Some(io::Error::new(e.kind(), format!("{}: {e}", parent.display()))),
+        }
+    }
+    Err(last.unwrap_or_else(|| io::Error::other("no directory for temporary files")))
+}
+
+/// A process group of this worker. What is left of it ends with the value.
+///
+/// The leader's number stays taken while its group has members; without any, the signal finds nobody.
+#[derive(Debug)]
+pub(super) struct Group {
+    pid: Pid,
+    place: usize,
+    home: Arc<Home>,
+}
+
+impl Group {
+    pub(super) fn signal(&self, signal: Signal) {
+        let _ = kill_process_group(self.pid, signal);
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.signal(Signal::KILL);
+        self.home.write(&[0; 4], HEAD + 4 * self.place as u64);
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::{os::fd::AsFd, time::Duration};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn the_register_has_a_group_from_its_start_to_its_end_and_the_deadline() {
+        let home = Arc::new(Home::new(Uuid::now_v7(), 2).unwrap());
+        let spec = Spec { program: "sleep".into(), args: vec!["60".into()], env: Vec::new() };
+        let (mut child, group) = home.spawn(1, &mut home.command(&spec)).unwrap();
+        home.set_deadline(Instant::now() + Duration::from_secs(5));
+        let (deadline, groups) = read(home.register().as_fd()).unwrap();
+        assert_eq!(groups, [group.pid]);
+        assert!((4_000_000_000..=5_000_000_000).contains(&(deadline - monotonic())));
+        drop(group);
+        assert!(!child.wait().await.unwrap().success(), "it was killed");
+        assert_eq!(read(home.register().as_fd()).unwrap().1, []);
+    }
+
+    #[test]
+    fn a_directory_is_gone_with_its_home() {
+        let home = Home::new(Uuid::now_v7(), 1).unwrap();
+        let dir = home.dir().to_owned();
+        assert!(dir.is_dir());
+        drop(home);
+        assert!(!dir.exists());
+    }
+}

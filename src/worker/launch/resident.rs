@@ -1,0 +1,255 @@
+//! The `resident` launch: a handler per slot, kept alive from job to job.
+
+use std::{
+    process::Stdio,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures_util::FutureExt;
+use rustix::process::Signal;
+use tokio::{
+    io::AsyncWriteExt,
+    process::{Child, ChildStdin, ChildStdout},
+};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{
+    Launch, Outcome, Run, Slot, Spec,
+    home::Group,
+    lines::{Lines, Said, cancel_line, job_line, understand},
+    orders::Step,
+    progress::Progress,
+    tail::Tail,
+    worker_io,
+};
+use crate::Failure;
+
+/// What a handler may take to end when its stdin is closed.
+const FAREWELL: Duration = Duration::from_secs(1);
+/// Its last words, when it has died.
+const LAST_WORDS: Duration = Duration::from_millis(200);
+
+pub(super) struct Resident;
+
+/// A handler: it runs one job at a time, and waits between them.
+pub(super) struct Handler {
+    spec: Arc<Spec>,
+    child: Child,
+    group: Group,
+    input: ChildStdin,
+    output: Lines<ChildStdout>,
+    tail: Tail,
+    reading: AbortOnDropHandle<()>,
+    /// Whether it ever ended a job. One that dies before is not started again at once.
+    proven: bool,
+}
+
+/// When a handler that keeps dying at its start may be started again.
+#[derive(Debug, Default)]
+pub(super) struct Starts {
+    failed: u32,
+    not_before: Option<Instant>,
+}
+
+impl Starts {
+    fn failed(&mut self, now: Instant) {
+        self.not_before = Some(now + pause(self.failed));
+        self.failed += 1;
+    }
+}
+
+/// 200 ms, doubled with each failed start, at most 10 s.
+fn pause(failed: u32) -> Duration {
+    Duration::from_millis(200 << failed.min(6)).min(Duration::from_secs(10))
+}
+
+/// How one job went with one handler.
+enum Talk {
+    /// The handler goes on to the next job.
+    Ended(Outcome),
+    /// It ended by itself after earlier jobs, and not a word on this one: it had not begun.
+    Retired,
+    /// It is gone, or has to go.
+    Broken(Outcome),
+}
+
+impl Launch for Resident {
+    async fn run(slot: &mut Slot, run: &mut Run) -> Outcome {
+        let progress = Progress::default();
+        let outcome = loop {
+            let mut handler = match ready(slot, run).await {
+                Ok(handler) => handler,
+                Err(outcome) => break outcome,
+            };
+            match handler.talk(run, &progress).await {
+                Talk::Ended(outcome) => {
+                    handler.proven = true;
+                    slot.starts = Starts::default();
+                    // One that heard a signal may end at any moment, under the next job.
+                    if !run.orders.signalled() {
+                        slot.handler = Some(handler);
+                    }
+                    break outcome;
+                }
+                Talk::Retired => {}
+                Talk::Broken(outcome) => {
+                    if !handler.proven && run.orders.why().is_none() {
+                        slot.starts.failed(Instant::now());
+                    }
+                    break outcome;
+                }
+            }
+        };
+        progress.finish(&run.session, &run.job).await;
+        run.orders.why().map_or(outcome, |why| run.ordered(why))
+    }
+}
+
+/// A handler for the job: the slot's own if it fits and is well, else a new one.
+async fn ready(slot: &mut Slot, run: &mut Run) -> Result<Handler, Outcome> {
+    if let Some(mut handler) = slot.handler.take() {
+        if handler.spec != run.plan.spec {
+            slot.starts = Starts::default();
+            handler.retire().await;
+        } else if handler.is_well() {
+            return Ok(handler);
+        }
+    }
+    if let Some(at) = slot.starts.not_before {
+        tokio::select! {
+            () = tokio::time::sleep_until(at.into()) => {}
+            // There is nothing to stop yet.
+            _ = run.orders.step(false) => return Err(Outcome::Released),
+        }
+    }
+    start(slot, run)
+}
+
+fn start(slot: &mut Slot, run: &Run) -> Result<Handler, Outcome> {
+    let mut command = slot.home.command(&run.plan.spec);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let (mut child, group) = slot.home.spawn(2 * slot.number + 1, &mut command).map_err(|e| {
+        slot.starts.failed(Instant::now());
+        Outcome::Failed(run.not_started(&e))
+    })?;
+    let tail = Tail::default();
+    let (stderr, filled) = (child.stderr.take().expect("stderr is piped"), tail.clone());
+    // A task of its own: it may write between jobs, and must not be held up then.
+    let reading = AbortOnDropHandle::new(tokio::spawn(async move { filled.fill(stderr).await }));
+    Ok(Handler {
+        spec: run.plan.spec.clone(),
+        input: child.stdin.take().expect("stdin is piped"),
+        output: Lines::new(child.stdout.take().expect("stdout is piped")),
+        child,
+        group,
+        tail,
+        reading,
+        proven: false,
+    })
+}
+
+impl Handler {
+    pub(super) fn spec(&self) -> &Spec {
+        &self.spec
+    }
+
+    /// Whether it can have a job: it lives, and said nothing since the last one. What it said could be
+    /// taken for an answer to the next.
+    fn is_well(&mut self) -> bool {
+        let silent = self.output.next().now_or_never().is_none();
+        silent && matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// Closes its stdin, which is the sign to end, and waits a moment. Its group ends with it.
+    pub(super) async fn retire(self) {
+        let Handler { mut child, input, group, .. } = self;
+        drop(input);
+        let _ = tokio::time::timeout(FAREWELL, child.wait()).await;
+        drop(group);
+    }
+
+    async fn talk(&mut self, run: &mut Run, progress: &Progress) -> Talk {
+        self.tail.clear();
+        let mut unsent = job_line(run);
+        let mut silent = true;
+        {
+            let storing = progress.store(&run.session, &run.job);
+            tokio::pin!(storing);
+            loop {
+                tokio::select! {
+                    biased;
+                    line = self.output.next() => match line {
+                        Ok(Some(line)) => {
+                            silent = false;
+                            match understand(&line, run.job.id) {
+                                Ok(Said::Progress(value)) => progress.value(value),
+                                Ok(Said::Ended(outcome)) if unsent.is_empty() => return Talk::Ended(outcome),
+                                // It has not read the job to its end, nor would it the next.
+                                Ok(Said::Ended(outcome)) => return Talk::Broken(outcome),
+                                Ok(Said::Stale) => {}
+                                Err(failure) => return Talk::Broken(Outcome::Failed(failure)),
+                            }
+                        }
+                        Ok(None) => break,
+                        Err(failure) => return Talk::Broken(Outcome::Failed(failure)),
+                    },
+                    step = run.orders.step(true) => match step {
+                        Step::Tell => unsent.extend(cancel_line(run.job.id)),
+                        Step::Term => self.group.signal(Signal::TERM),
+                        Step::Kill => self.group.signal(Signal::KILL),
+                    },
+                    sent = self.input.write(&unsent), if !unsent.is_empty() => match sent {
+                        Ok(n) => drop(unsent.drain(..n)),
+                        // It closed its stdin; what it says or how it ends will tell.
+                        Err(_) => unsent.clear(),
+                    },
+                    () = &mut storing => {}
+                }
+            }
+        }
+        self.died(run, silent).await
+    }
+
+    /// Its stdout is closed: it has ended, or is of no more use.
+    async fn died(&mut self, run: &mut Run, silent: bool) -> Talk {
+        let status = loop {
+            tokio::select! {
+                biased;
+                status = tokio::time::timeout(LAST_WORDS, self.child.wait()) => break status,
+                step = run.orders.step(false) => match step {
+                    Step::Tell | Step::Term => self.group.signal(Signal::TERM),
+                    Step::Kill => self.group.signal(Signal::KILL),
+                },
+            }
+        };
+        match status {
+            Ok(Ok(status)) if status.success() && silent && self.proven => Talk::Retired,
+            Ok(Ok(status)) => {
+                let _ = tokio::time::timeout(LAST_WORDS, &mut self.reading).await;
+                Talk::Broken(Outcome::Failed(run.ended_badly(
+                    "the handler ended before its job: ",
+                    status,
+                    &self.tail.text(),
+                )))
+            }
+            Ok(Err(e)) => Talk::Broken(worker_io(&e)),
+            Err(_) => Talk::Broken(Outcome::Failed(no_stdout())),
+        }
+    }
+}
+
+fn no_stdout() -> Failure {
+    super::failure("invalid_result", true, "stdout: the handler closed it without an answer")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_handler_that_keeps_dying_is_started_ever_more_rarely() {
+        let pauses: Vec<u128> = (0..8).map(|n| pause(n).as_millis()).collect();
+        assert_eq!(pauses, [200, 400, 800, 1600, 3200, 6400, 10_000, 10_000]);
+    }
+}

@@ -1,0 +1,305 @@
+//! One life of a worker, from its registration to its end: the loop that claims, starts and ends jobs.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::{
+    Shutdown, WorkerOptions, WorkerSummary,
+    admit::admit,
+    catalog::Catalog,
+    ends::{Caller, Ends, lost},
+    guardian::Guardian,
+    keeper,
+    launch::{
+        self, Outcome, Run, Slot,
+        home::Home,
+        orders::{Order, Orders, Why},
+    },
+    lease::{self, Beat},
+    listen::{self, Listener},
+};
+use crate::{ClaimedJob, Error, JobQueue, Session, SessionOptions, Target};
+
+/// An idle worker must have seen nothing for so long, which includes a sweep, to call its queues empty.
+const EMPTY_FOR: Duration = Duration::from_millis(600);
+/// What a job has to end in when a second signal came.
+const HURRY: Duration = Duration::from_secs(1);
+
+/// Lives until told to end, or until nothing is due if asked so.
+pub(super) async fn live(
+    queue: &JobQueue,
+    options: &WorkerOptions,
+    shutdown: &Shutdown,
+    summary: &mut WorkerSummary,
+) -> Result<(), Error> {
+    let asked = Instant::now();
+    let session = Arc::new(register(queue, options).await?);
+    tracing::info!(worker = %session.id(), queues = ?options.queues, slots = options.concurrency, "working");
+    // Two places a slot: a command may run where a handler waits.
+    let home = Arc::new(Home::new(session.id(), 2 * options.concurrency).map_err(|e| io("a place for files", &e))?);
+    let beside = CancellationToken::new();
+    let _end_beside = beside.clone().drop_guard();
+    let (beats, heartbeat) =
+        lease::heartbeat(session.clone(), asked, home.clone(), shutdown.drain.clone(), beside.clone());
+    let _guardian = match &options.guardian {
+        Some(program) => {
+            Some(Guardian::start(program.clone(), session.id(), home.clone()).map_err(|e| io("the guardian", &e))?)
+        }
+        None => None,
+    };
+    let wake = Arc::new(Notify::new());
+    let target = options.listen_url.as_deref().map(Target::parse).transpose()?;
+    let target = target.unwrap_or_else(|| queue.target().clone());
+    let ping = (options.lease / 3).max(Duration::from_millis(200));
+    let listener = listen::listen(target, session.id(), ping, wake.clone(), beside.clone());
+    let keeper = tokio::spawn(keeper::keep(session.clone(), beside.clone()));
+
+    let mut life = Life {
+        catalog: Catalog::load(queue).await?,
+        queue: queue.clone(),
+        caller: Caller { session: session.clone(), beats: beats.clone() },
+        options,
+        slots: (0..options.concurrency).map(|n| Slot::new(n, home.clone())).collect(),
+        running: HashMap::new(),
+        tasks: JoinSet::new(),
+        ends: Ends::default(),
+        orders: lease::guard(beats.clone(), options.lease),
+        beats,
+        draining: None,
+        empty_since: None,
+        summary,
+    };
+    let result = life.work(&wake, &listener, shutdown).await;
+    match &result {
+        Ok(()) => life.close().await,
+        Err(_) => life.abandon().await,
+    }
+    beside.cancel();
+    let _ = tokio::join!(keeper, heartbeat);
+    if result.is_ok() {
+        session.stop().await?;
+    }
+    result
+}
+
+async fn register(queue: &JobQueue, options: &WorkerOptions) -> Result<Session, Error> {
+    let defaults = SessionOptions::default();
+    queue
+        .session(SessionOptions {
+            name: options.name.clone().unwrap_or(defaults.name),
+            queues: options.queues.clone(),
+            slots: i32::try_from(options.concurrency).unwrap_or(i32::MAX),
+            lease: options.lease,
+            identity: defaults.identity,
+        })
+        .await
+}
+
+fn io(what: &str, error: &std::io::Error) -> Error {
+    Error::Config(format!("the worker cannot start: {what}: {error}; set TMPDIR to a directory it can write"))
+}
+
+struct Life<'a> {
+    queue: JobQueue,
+    caller: Caller,
+    options: &'a WorkerOptions,
+    catalog: Catalog,
+    /// The free ones; the others are with the jobs that run in them.
+    slots: Vec<Slot>,
+    /// Where running jobs hear orders.
+    running: HashMap<Uuid, watch::Sender<Option<Order>>>,
+    tasks: JoinSet<(Slot, ClaimedJob, Outcome)>,
+    ends: Ends,
+    beats: watch::Receiver<Beat>,
+    /// Of the lease, to all jobs.
+    orders: watch::Receiver<Option<Order>>,
+    draining: Option<Instant>,
+    empty_since: Option<Instant>,
+    summary: &'a mut WorkerSummary,
+}
+
+impl Life<'_> {
+    async fn work(&mut self, wake: &Notify, listener: &Listener, shutdown: &Shutdown) -> Result<(), Error> {
+        loop {
+            if shutdown.drain.is_cancelled() && self.draining.is_none() {
+                tracing::info!(running = self.running.len(), "draining");
+                self.draining = Some(Instant::now());
+            }
+            let draining = self.draining.is_some() || self.beats.borrow().draining;
+            let claimed = self.flush(draining).await?;
+            let idle = self.running.is_empty() && self.ends.is_empty();
+            if idle && (draining || self.is_empty(claimed)) {
+                return Ok(());
+            }
+            if claimed > 0 {
+                continue;
+            }
+            let asleep = idle && !draining && listener.connected() && !self.options.stop_when_empty;
+            if asleep {
+                // Registered first, then looked once more: a job committed in between is not missed.
+                self.caller.call(|| self.caller.session.sleep()).await?;
+                if self.flush(false).await? > 0 {
+                    self.caller.call(|| self.caller.session.wake()).await?;
+                    continue;
+                }
+            }
+            let pause = self.pause(idle, shutdown);
+            tokio::select! {
+                Some(ended) = self.tasks.join_next() => self.end(ended),
+                () = wake.notified(), if !draining => {}
+                () = tokio::time::sleep(pause) => {}
+                () = shutdown.drain.cancelled(), if self.draining.is_none() => {}
+                () = shutdown.hurry.cancelled(), if !shutdown.hurry.is_cancelled() => {}
+                Ok(()) = self.beats.changed() => {}
+            }
+            while let Some(ended) = self.tasks.try_join_next() {
+                self.end(ended);
+            }
+            self.obey()?;
+            if asleep {
+                self.caller.call(|| self.caller.session.wake()).await?;
+            }
+        }
+    }
+
+    /// How long nothing may happen; meanwhile what is due to draining jobs is ordered.
+    fn pause(&self, idle: bool, shutdown: &Shutdown) -> Duration {
+        let Some(since) = self.draining else {
+            return if self.options.stop_when_empty && idle { Duration::from_millis(100) } else { self.options.poll };
+        };
+        let now = Instant::now();
+        let (stop_at, kill_at) = last_calls(since, self.options.grace);
+        if shutdown.hurry.is_cancelled() {
+            self.order_all(Order { why: Why::Draining, kill_at: kill_at.min(now + HURRY) });
+        } else if now >= stop_at {
+            self.order_all(Order { why: Why::Draining, kill_at });
+        } else {
+            return stop_at - now;
+        }
+        self.options.poll
+    }
+
+    /// Whether the queues may be called empty, if that is asked.
+    fn is_empty(&mut self, claimed: usize) -> bool {
+        if claimed > 0 || !self.options.stop_when_empty {
+            self.empty_since = None;
+            return false;
+        }
+        self.empty_since.get_or_insert_with(Instant::now).elapsed() > EMPTY_FOR
+    }
+
+    /// What the heartbeat brought: jobs to cancel, or the end of the lease.
+    fn obey(&mut self) -> Result<(), Error> {
+        let beat = self.beats.borrow_and_update().clone();
+        for id in &beat.cancelled {
+            if let Some(job) = self.running.get(id) {
+                order(job, Order { why: Why::Cancelled, kill_at: Instant::now() + self.options.grace });
+            }
+        }
+        if beat.lost || Instant::now() >= beat.deadline { Err(lost()) } else { Ok(()) }
+    }
+
+    fn order_all(&self, what: Order) {
+        self.running.values().for_each(|job| order(job, what));
+    }
+
+    /// Ends the handlers that wait.
+    async fn close(&mut self) {
+        futures_util::future::join_all(self.slots.drain(..).map(Slot::close)).await;
+    }
+
+    /// Ends every process before the worker goes on: others may start these jobs.
+    async fn abandon(&mut self) {
+        self.order_all(Order { why: Why::Lease, kill_at: Instant::now() });
+        let all = async { while self.tasks.join_next().await.is_some() {} };
+        if tokio::time::timeout(Duration::from_secs(5), all).await.is_err() {
+            tracing::error!("processes did not end within 5 s of SIGKILL");
+        }
+        self.slots.clear();
+    }
+
+    fn end(&mut self, ended: Result<(Slot, ClaimedJob, Outcome), tokio::task::JoinError>) {
+        let (slot, job, outcome) = match ended {
+            Ok(ended) => ended,
+            // A bug, and a job that would be held for ever: let the lease go.
+            Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+        };
+        self.slots.push(slot);
+        self.running.remove(&job.id);
+        self.ends.add(job, outcome);
+    }
+
+    /// Tells the database what ended and claims for the free slots. Answers how many jobs it claimed.
+    async fn flush(&mut self, draining: bool) -> Result<usize, Error> {
+        let free = if draining { 0 } else { self.slots.len() };
+        let jobs = self.ends.tell(&self.caller, self.summary, free).await?;
+        let claimed = jobs.len();
+        for job in jobs {
+            self.start(job).await?;
+        }
+        Ok(claimed)
+    }
+
+    async fn start(&mut self, job: ClaimedJob) -> Result<(), Error> {
+        let job_type = self.catalog.get(&self.queue, &job.job_type).await?;
+        let plan = match admit(&job, job_type.as_deref(), &self.options.launch) {
+            Ok(plan) => plan,
+            Err(failure) => {
+                self.ends.add(job, Outcome::Failed(failure));
+                return Ok(());
+            }
+        };
+        let wanted = (plan.kind == launch::Kind::Resident).then_some(&*plan.spec);
+        let mut slot = self.slots.remove(launch::choose(self.slots.iter().map(Slot::warm), wanted));
+        let (orders, heard) = watch::channel(None);
+        self.running.insert(job.id, orders);
+        let orders = Orders::new(heard, self.orders.clone(), self.options.grace);
+        let mut run = Run { job, plan, orders, session: self.caller.session.clone() };
+        self.tasks.spawn(async move {
+            let outcome = launch::run(&mut slot, &mut run).await;
+            (slot, run.job, outcome)
+        });
+        Ok(())
+    }
+}
+
+fn order(job: &watch::Sender<Option<Order>>, what: Order) {
+    job.send_if_modified(|order| {
+        let merged = order.map_or(what, |o| o.and(what));
+        order.replace(merged) != Some(merged)
+    });
+}
+
+/// When jobs that still run are asked to end, and when they are killed, so that the rest of the grace is
+/// enough to hand them back.
+fn last_calls(since: Instant, grace: Duration) -> (Instant, Instant) {
+    let reserve = (grace / 10).min(Duration::from_secs(2));
+    let kill_at = since + (grace - reserve);
+    (kill_at - (grace / 5).min(Duration::from_secs(5)), kill_at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn within_the_grace_jobs_may_end_then_are_asked_then_killed_then_handed_back() {
+        let since = Instant::now();
+        let (stop_at, kill_at) = last_calls(since, Duration::from_secs(30));
+        assert_eq!((stop_at - since, kill_at - since), (Duration::from_secs(23), Duration::from_secs(28)));
+        for grace in [0, 1, 300, 86_400_000].map(Duration::from_millis) {
+            let (stop_at, kill_at) = last_calls(since, grace);
+            assert!(since <= stop_at && stop_at <= kill_at && kill_at <= since + grace);
+        }
+    }
+}

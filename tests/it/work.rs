@@ -1,0 +1,140 @@
+//! Running workers: in this process, and as the program.
+
+use std::{
+    os::unix::process::CommandExt,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use rowlock::{Error, Job, JobQueue, Status, worker};
+use serde_json::{Value, json};
+use tokio::task::JoinHandle;
+use uuid::Uuid;
+
+use crate::support::{Db, PATIENCE, database, eventually};
+
+/// A database with one job type, named `t` unless it says otherwise, whose jobs are not retried.
+pub async fn with_type(job_type: Value) -> (JobQueue, Db) {
+    let db = database().await;
+    put_type(&db, job_type).await;
+    (JobQueue::connect(&db.url).await.unwrap(), db)
+}
+
+pub async fn put_type(db: &Db, mut job_type: Value) {
+    for (key, value) in [("name", json!("t")), ("max_retries", json!(0))] {
+        if job_type.get(key).is_none() {
+            job_type[key] = value;
+        }
+    }
+    db.client.execute("SELECT rowlock.put_job_type($1)", &[&job_type]).await.unwrap();
+}
+
+pub fn shell(script: &str) -> Value {
+    json!(["sh", "-c", script])
+}
+
+pub fn options() -> worker::WorkerOptions {
+    worker::WorkerOptions {
+        concurrency: 4,
+        lease: Duration::from_secs(5),
+        grace: Duration::from_secs(2),
+        guardian: Some(env!("CARGO_BIN_EXE_rowlock").into()),
+        ..Default::default()
+    }
+}
+
+/// Works until nothing is due.
+pub async fn drain(q: &JobQueue) -> worker::WorkerSummary {
+    let options = worker::WorkerOptions { stop_when_empty: true, ..options() };
+    worker::run(q.clone(), options, worker::Shutdown::default()).await.unwrap()
+}
+
+/// Runs one job of a shell command to its end.
+pub async fn run_one(mut job_type: Value, script: &str, payload: Value) -> Job {
+    job_type["command"] = shell(script);
+    let (q, _db) = with_type(job_type).await;
+    let id = q.enqueue("t", payload).await.unwrap().id;
+    drain(&q).await;
+    job(&q, id).await
+}
+
+pub async fn job(q: &JobQueue, id: Uuid) -> Job {
+    q.get_job(id).await.unwrap().unwrap()
+}
+
+pub fn result(job: &Job) -> Value {
+    let result = job.result.as_ref().unwrap_or_else(|| panic!("no result: {:?} {:?}", job.status, job.error));
+    serde_json::from_str(result.get()).unwrap()
+}
+
+pub async fn ends(q: &JobQueue, id: Uuid) -> Job {
+    eventually("the job ends", || async { job(q, id).await.status.is_terminal() }).await;
+    job(q, id).await
+}
+
+pub async fn runs(q: &JobQueue, id: Uuid) {
+    eventually("the job runs", || async { job(q, id).await.status == Status::Running }).await;
+}
+
+pub async fn exists(path: &std::path::Path) {
+    eventually("a file of the job's is there", || async { path.exists() }).await;
+}
+
+/// A worker in this process.
+pub struct Working {
+    pub shutdown: worker::Shutdown,
+    task: JoinHandle<Result<worker::WorkerSummary, Error>>,
+}
+
+impl Working {
+    pub fn start(q: &JobQueue, options: worker::WorkerOptions) -> Working {
+        let shutdown = worker::Shutdown::default();
+        Working { task: tokio::spawn(worker::run(q.clone(), options, shutdown.clone())), shutdown }
+    }
+
+    pub async fn stop(self) -> worker::WorkerSummary {
+        self.shutdown.drain.cancel();
+        self.ended().await.unwrap()
+    }
+
+    pub async fn ended(self) -> Result<worker::WorkerSummary, Error> {
+        tokio::time::timeout(PATIENCE, self.task).await.expect("the worker ends").unwrap()
+    }
+}
+
+/// The program as a worker; killed with the value.
+pub struct Program(pub Child);
+
+impl Program {
+    pub fn start(db: &Db, args: &[&str]) -> Program {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_rowlock"));
+        for (key, _) in std::env::vars_os().filter(|(k, _)| k.to_string_lossy().starts_with("ROWLOCK_")) {
+            command.env_remove(key);
+        }
+        command.arg("worker").args(args).env("DATABASE_URL", &db.url).process_group(0);
+        Program(command.stdout(Stdio::null()).spawn().unwrap())
+    }
+
+    pub fn signal(&self, name: &str) {
+        assert!(Command::new("kill").args([name, &self.0.id().to_string()]).status().unwrap().success());
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// How many processes have this word in their command line, other than shells that were given it in a script.
+pub fn processes_with(word: &str) -> usize {
+    let lines = std::fs::read_dir("/proc").unwrap().flatten().map(|e| std::fs::read(e.path().join("cmdline")));
+    lines.filter(|line| line.as_ref().is_ok_and(|l| l.split(|b| *b == 0).any(|arg| arg == word.as_bytes()))).count()
+}
+
+/// A number of seconds that no other test sleeps, to find a process by.
+pub fn unique_sleep() -> String {
+    let n = Uuid::now_v7().as_u128() % 1_000_000_000;
+    format!("9{n:09}")
+}
