@@ -14,6 +14,7 @@ mod explain;
 pub mod history;
 pub mod limits;
 mod need;
+pub mod schedule;
 
 pub use decide::decide;
 pub use decision::{Clamp, Decision, Reason, Term};
