@@ -28,7 +28,11 @@ pub struct Schedule(Rule);
 
 #[derive(Debug, Clone)]
 enum Rule {
-    Cron { cron: Box<Cron>, zone: Tz, every_hour: bool },
+    Cron {
+        cron: Box<Cron>,
+        zone: Tz,
+        every_hour: bool,
+    },
     /// On multiples of itself since 1970, so that it needs no beginning.
     Every(TimeDelta),
 }
@@ -68,8 +72,7 @@ impl Schedule {
             let hint = "expected five fields such as 30 2 * * *, or six with seconds first";
             format!("cron: {hint}, got {}: {e}", short(expression))
         })?;
-        let schedule =
-            Schedule(Rule::Cron { cron: Box::new(cron), zone, every_hour: every_hour(expression) });
+        let schedule = Schedule(Rule::Cron { cron: Box::new(cron), zone, every_hour: every_hour(expression) });
         match schedule.next(DateTime::UNIX_EPOCH) {
             Some(_) => Ok(schedule),
             None => Err(format!("cron: no day fits {}", short(expression))),
@@ -270,32 +273,82 @@ mod tests {
     /// Zone, expression, after, ticks. All instants were worked out by hand from the zones' rules.
     const CHANGES: &[(&str, &str, &str, &[&str])] = &[
         // Berlin loses 02:00 to 03:00 on 29 March 2026 (at 01:00Z), and has it twice on 25 October (01:00Z).
-        ("Europe/Berlin", "30 2 * * *", "2026-03-28T01:00:00Z", &["2026-03-28T01:30:00Z", "2026-03-29T01:00:00Z", "2026-03-30T00:30:00Z"]),
+        (
+            "Europe/Berlin",
+            "30 2 * * *",
+            "2026-03-28T01:00:00Z",
+            &["2026-03-28T01:30:00Z", "2026-03-29T01:00:00Z", "2026-03-30T00:30:00Z"],
+        ),
         ("Europe/Berlin", "0 3 * * *", "2026-03-28T12:00:00Z", &["2026-03-29T01:00:00Z", "2026-03-30T01:00:00Z"]),
         // Two times of day in one gap are one tick.
-        ("Europe/Berlin", "0,30 2 * * *", "2026-03-28T12:00:00Z", &["2026-03-29T01:00:00Z", "2026-03-30T00:00:00Z", "2026-03-30T00:30:00Z"]),
+        (
+            "Europe/Berlin",
+            "0,30 2 * * *",
+            "2026-03-28T12:00:00Z",
+            &["2026-03-29T01:00:00Z", "2026-03-30T00:00:00Z", "2026-03-30T00:30:00Z"],
+        ),
         ("Europe/Berlin", "30 2 * * *", "2026-10-24T12:00:00Z", &["2026-10-25T00:30:00Z", "2026-10-26T01:30:00Z"]),
-        ("Europe/Berlin", "0,30 2 * * *", "2026-10-24T12:00:00Z", &["2026-10-25T00:00:00Z", "2026-10-25T00:30:00Z", "2026-10-26T01:00:00Z"]),
+        (
+            "Europe/Berlin",
+            "0,30 2 * * *",
+            "2026-10-24T12:00:00Z",
+            &["2026-10-25T00:00:00Z", "2026-10-25T00:30:00Z", "2026-10-26T01:00:00Z"],
+        ),
         // From within the second 02:xx, the first one's are over.
         ("Europe/Berlin", "45 2 * * *", "2026-10-25T01:10:00Z", &["2026-10-26T01:45:00Z"]),
-        ("Europe/Berlin", "*/30 * * * *", "2026-03-29T00:15:00Z", &["2026-03-29T00:30:00Z", "2026-03-29T01:00:00Z", "2026-03-29T01:30:00Z"]),
-        ("Europe/Berlin", "*/30 * * * *", "2026-10-25T00:15:00Z", &["2026-10-25T00:30:00Z", "2026-10-25T01:00:00Z", "2026-10-25T01:30:00Z", "2026-10-25T02:00:00Z"]),
+        (
+            "Europe/Berlin",
+            "*/30 * * * *",
+            "2026-03-29T00:15:00Z",
+            &["2026-03-29T00:30:00Z", "2026-03-29T01:00:00Z", "2026-03-29T01:30:00Z"],
+        ),
+        (
+            "Europe/Berlin",
+            "*/30 * * * *",
+            "2026-10-25T00:15:00Z",
+            &["2026-10-25T00:30:00Z", "2026-10-25T01:00:00Z", "2026-10-25T01:30:00Z", "2026-10-25T02:00:00Z"],
+        ),
         ("Europe/Berlin", "30 * * * *", "2026-03-29T00:00:00Z", &["2026-03-29T00:30:00Z", "2026-03-29T01:30:00Z"]),
         // Seconds, at the gap's very edge.
         ("Europe/Berlin", "59 59 1 * * *", "2026-03-28T12:00:00Z", &["2026-03-29T00:59:59Z"]),
-        ("Europe/Berlin", "*/20 * * * * *", "2026-03-29T00:59:30Z", &["2026-03-29T00:59:40Z", "2026-03-29T01:00:00Z", "2026-03-29T01:00:20Z"]),
+        (
+            "Europe/Berlin",
+            "*/20 * * * * *",
+            "2026-03-29T00:59:30Z",
+            &["2026-03-29T00:59:40Z", "2026-03-29T01:00:00Z", "2026-03-29T01:00:20Z"],
+        ),
         // New York: 8 March 2026 at 07:00Z, 1 November at 06:00Z.
         ("America/New_York", "15 2 * * SUN", "2026-03-07T12:00:00Z", &["2026-03-08T07:00:00Z", "2026-03-15T06:15:00Z"]),
         ("America/New_York", "30 1 * * *", "2026-10-31T12:00:00Z", &["2026-11-01T05:30:00Z", "2026-11-02T06:30:00Z"]),
-        ("America/New_York", "0 * * * *", "2026-11-01T04:30:00Z", &["2026-11-01T05:00:00Z", "2026-11-01T06:00:00Z", "2026-11-01T07:00:00Z"]),
+        (
+            "America/New_York",
+            "0 * * * *",
+            "2026-11-01T04:30:00Z",
+            &["2026-11-01T05:00:00Z", "2026-11-01T06:00:00Z", "2026-11-01T07:00:00Z"],
+        ),
         // Lord Howe Island changes by half an hour: 4 October 2026 02:00 to 02:30 (15:30Z the day before), and
         // back on 5 April 02:00 to 01:30 (15:00Z the day before).
-        ("Australia/Lord_Howe", "15 2 * * *", "2026-10-03T00:00:00Z", &["2026-10-03T15:30:00Z", "2026-10-04T15:15:00Z"]),
-        ("Australia/Lord_Howe", "45 1 * * *", "2026-04-04T00:00:00Z", &["2026-04-04T14:45:00Z", "2026-04-05T15:15:00Z"]),
+        (
+            "Australia/Lord_Howe",
+            "15 2 * * *",
+            "2026-10-03T00:00:00Z",
+            &["2026-10-03T15:30:00Z", "2026-10-04T15:15:00Z"],
+        ),
+        (
+            "Australia/Lord_Howe",
+            "45 1 * * *",
+            "2026-04-04T00:00:00Z",
+            &["2026-04-04T14:45:00Z", "2026-04-05T15:15:00Z"],
+        ),
         // Midnight is what Beirut skips: 29 March 2026 begins at 01:00 (28 March 22:00Z).
         ("Asia/Beirut", "0 0 * * *", "2026-03-28T00:00:00Z", &["2026-03-28T22:00:00Z", "2026-03-29T21:00:00Z"]),
         // Samoa left out the whole of 30 December 2011.
-        ("Pacific/Apia", "0 12 * * *", "2011-12-29T12:00:00Z", &["2011-12-29T22:00:00Z", "2011-12-30T10:00:00Z", "2011-12-30T22:00:00Z"]),
+        (
+            "Pacific/Apia",
+            "0 12 * * *",
+            "2011-12-29T12:00:00Z",
+            &["2011-12-29T22:00:00Z", "2011-12-30T10:00:00Z", "2011-12-30T22:00:00Z"],
+        ),
         // No change at all.
         ("Asia/Kolkata", "30 2 * * *", "2026-03-28T12:00:00Z", &["2026-03-28T21:00:00Z", "2026-03-29T21:00:00Z"]),
         ("UTC", "30 2 29 2 *", "2026-01-01T00:00:00Z", &["2028-02-29T02:30:00Z", "2032-02-29T02:30:00Z"]),

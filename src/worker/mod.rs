@@ -1,7 +1,7 @@
 //! A worker: claims jobs up to its free slots, runs them, ends them, and keeps its lease meanwhile.
 //!
 //! - `life`: the loop of one registered worker; `admit` and `catalog`: what it may run; `ends`: what it reports.
-//! - `lease`, `keeper`, `listen`: tasks beside the loop.
+//! - `lease`, `keeper`: tasks beside the loop.
 //! - `launch`: how jobs are run. `guardian`: what ends them when the worker cannot.
 //!
 //! A worker that loses its lease ends its jobs' processes and registers anew, as another worker.
@@ -14,7 +14,6 @@ mod keeper;
 mod launch;
 mod lease;
 mod life;
-mod listen;
 
 use std::{path::PathBuf, time::Duration};
 

@@ -121,7 +121,9 @@ async fn no_role_has_a_table_or_sequence_and_readers_see_views_without_what_jobs
                 let view = kind == "v" && VIEWS.contains(&name.as_str());
                 let may = view
                     && match role {
-                        "rowlock_reader" => !["jobs", "schedules"].contains(&name.as_str()) || !CARRIED.contains(&column.as_str()),
+                        "rowlock_reader" => {
+                            !["jobs", "schedules"].contains(&name.as_str()) || !CARRIED.contains(&column.as_str())
+                        }
                         "rowlock_admin" => true,
                         _ => false,
                     };
