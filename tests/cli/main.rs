@@ -39,7 +39,8 @@ fn dev_prints_its_url_first_and_ends_on_a_signal() {
             command.args(["jobs", "get", &id, "-o", "json"]);
             assert_eq!(finish(command, "").exits(0).json()["status"], "pending");
         }
-        let kill = Command::new("kill").args(["-TERM", &dev.id().to_string()]).status().unwrap();
+        // The shell's own: a small machine has no program of that name.
+        let kill = Command::new("sh").args(["-c", &format!("kill -TERM {}", dev.id())]).status().unwrap();
         assert!(kill.success());
         let mut rest = String::new();
         dev.stdout.take().unwrap().read_to_string(&mut rest).unwrap();
