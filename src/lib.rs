@@ -7,7 +7,7 @@
 //! - [`connect`]: from a URL to a pool. [`migrate`]: the schema.
 //! - [`queue`]: the client, [`JobQueue`]. [`typed`]: jobs as Rust types.
 //! - [`session`]: a worker's side of the SQL: claim, complete, fail. `hints`: how it scans.
-//! - `worker`, `cli`, `local_postgres`, `bench`: the program, behind the feature `cli`.
+//! - `worker`, `controller`, `cli`, `local_postgres`, `bench`, `simulate`: the program, behind the feature `cli`.
 //!
 //! Imports point down this list's order from the program to `job` and `error`. What a transition does is
 //! decided in SQL (`migrations/`), never here.
@@ -26,7 +26,11 @@ pub mod bench;
 #[cfg(feature = "cli")]
 pub mod cli;
 #[cfg(feature = "cli")]
+pub mod controller;
+#[cfg(feature = "cli")]
 pub mod local_postgres;
+#[cfg(feature = "cli")]
+pub mod simulate;
 #[cfg(feature = "cli")]
 pub mod worker;
 

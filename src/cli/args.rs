@@ -9,6 +9,8 @@ use chrono::{DateTime, Utc};
 use clap::{Parser, Subcommand, ValueEnum};
 use uuid::Uuid;
 
+use crate::simulate::Shape;
+
 /// A job queue in PostgreSQL.
 #[derive(Parser)]
 #[command(version, about, max_term_width = 100)]
@@ -66,6 +68,8 @@ pub(super) enum Command {
     Doctor,
     /// Measure no-op jobs through the Rust API; leaves them completed in a queue of its own.
     Bench(Bench),
+    /// Run the controller's decision over a load, beside KEDA with the HPA and Knative; needs no database.
+    Simulate(Simulate),
     /// Copy this program to DIR/rowlock.
     Install { dir: PathBuf },
     /// Watches over a worker's processes; started by the worker itself.
@@ -247,6 +251,46 @@ pub(super) struct Bench {
     /// Jobs a second offered beside that transaction.
     #[arg(long, env = "ROWLOCK_BENCH_RATE", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..))]
     pub rate: u64,
+}
+
+#[derive(clap::Args)]
+pub(super) struct Simulate {
+    /// Jobs from a file, one a line: {"at": 12.5, "type": "mail", "service": 0.2} or 12.5,mail,0.2 (seconds);
+    /// - is standard input.
+    #[arg(long, env = "ROWLOCK_SIMULATE_TRACE", conflicts_with = "shape")]
+    pub trace: Option<PathBuf>,
+    /// Jobs of a synthetic load: spike, ramp, diurnal, heavy, mixed or steady.
+    #[arg(long, env = "ROWLOCK_SIMULATE_SHAPE", default_value = "spike")]
+    pub shape: Shape,
+    /// How long the synthetic load lasts.
+    #[arg(long, env = "ROWLOCK_SIMULATE_DURATION", value_parser = span, default_value = "30m")]
+    pub duration: Duration,
+    /// The same seed gives the same run.
+    #[arg(long, env = "ROWLOCK_SIMULATE_SEED", default_value_t = 1)]
+    pub seed: u64,
+    /// The objective: how long a ready job may wait.
+    #[arg(long, env = "ROWLOCK_SIMULATE_TARGET_WAIT", value_parser = pause, default_value = "5s")]
+    pub target_wait: Duration,
+    #[arg(long, env = "ROWLOCK_SIMULATE_MAX_REPLICAS", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    pub max_replicas: u32,
+    /// Jobs a replica runs at once.
+    #[arg(long, env = "ROWLOCK_SIMULATE_SLOTS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub slots: u32,
+    /// How long the highest need holds.
+    #[arg(long, env = "ROWLOCK_SIMULATE_SCALE_DOWN_DELAY", value_parser = humantime::parse_duration, default_value = "60s")]
+    pub scale_down_delay: Duration,
+    /// From the order of a replica to its first claim.
+    #[arg(long, env = "ROWLOCK_SIMULATE_POD_START", value_parser = humantime::parse_duration, default_value = "2s")]
+    pub pod_start: Duration,
+    /// Draw it into this file, too.
+    #[arg(long, env = "ROWLOCK_SIMULATE_SVG")]
+    pub svg: Option<PathBuf>,
+}
+
+/// A simulated time: a look a second, so it must have an end.
+fn span(text: &str) -> Result<Duration, String> {
+    let span = humantime::parse_duration(text).map_err(|e| e.to_string())?;
+    if (1..=86_400).contains(&span.as_secs()) { Ok(span) } else { Err("expected 1s to 1day".into()) }
 }
 
 /// A time between two looks: never none, or looking would be all that is done.

@@ -10,6 +10,7 @@ mod fields;
 mod install;
 mod jobs;
 mod output;
+mod simulate;
 mod worker;
 
 use std::process::ExitCode;
@@ -140,6 +141,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
             let given = if database.is_some() { Some(connect().await?) } else { None };
             bench::run(given, &out, command).await
         }
+        Command::Simulate(command) => simulate::run(&out, command),
         Command::Doctor => doctor::run(connect().await, &out).await,
         Command::Guardian { worker, dir } => Ok(crate::worker::guardian::stand(worker, &dir).await?),
         Command::Install { dir } => install::run(&out, &dir),

@@ -27,11 +27,19 @@ impl Table {
     pub(super) fn row<const N: usize>(&mut self, cells: [String; N]) {
         self.0.add_row(cells);
     }
+
+    pub(super) fn push(&mut self, cells: Vec<String>) {
+        self.0.add_row(cells);
+    }
 }
 
 impl Output {
     pub(super) fn new(format: Format) -> Output {
         Output { format }
+    }
+
+    pub(super) fn format(&self) -> Format {
+        self.format
     }
 
     pub(super) fn wide(&self) -> bool {

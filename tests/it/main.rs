@@ -5,6 +5,8 @@
 mod api;
 mod bad_input;
 mod cli;
+mod decide;
+mod decide_always;
 mod life;
 mod local_postgres;
 mod other_clients;
@@ -13,6 +15,7 @@ mod pgbouncer;
 mod plans;
 mod proxy;
 mod roles;
+mod simulate;
 mod support;
 mod tls;
 mod upgrade;

@@ -1,0 +1,176 @@
+//! The answer: how many replicas, and why.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use super::demand::{Connections, Current, Demand, TypeDemand};
+
+/// Why it is so many. The names are those of the metrics and of `rowlock.decisions`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// `pin-replicas` says so.
+    Pinned,
+    /// The demand could not be read: nothing changes.
+    DemandUnknown,
+    /// More: jobs that wait would wait too long.
+    Pickup,
+    /// More: jobs arrive faster than so few can take.
+    Steady,
+    /// More: a type's time is not known yet and its jobs wait.
+    Probe,
+    /// More: `jobs-per-replica` jobs and above are there for each.
+    Backlog,
+    /// More were needed, and a clamp allows none.
+    AtLimit,
+    /// Raised to `min-replicas`.
+    BelowMin,
+    /// Lowered to `max-replicas`.
+    AboveMax,
+    /// As many as are needed.
+    Enough,
+    /// Fewer would do, but not for the highest need within `scale-down-delay`.
+    ScaleDownDelay,
+    /// Fewer would do, but what was needed within `scale-down-delay` was not seen.
+    AfterRestart,
+    /// Fewer would do, but a job waits for longer than `target-wait`.
+    Late,
+    /// Fewer would do only just: they would soon be ordered again.
+    Deadband,
+    /// Fewer would do, but so many are needed for the jobs that run.
+    RunningWork,
+    /// Fewer.
+    ScaleIn,
+    /// None: nothing is pending, runs or arrives.
+    ToZero,
+}
+
+/// What asks for most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Term {
+    /// Jobs arriving, by the work they bring.
+    Steady,
+    /// Jobs waiting and running, to be picked up in time.
+    Pickup,
+    /// Jobs of a type whose time is not known.
+    Probe,
+    /// Jobs by number: `jobs-per-replica`.
+    Backlog,
+    /// Too little to be counted in slots, but more than nothing.
+    Arriving,
+}
+
+/// What kept the number from being what was needed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Clamp {
+    /// `min-replicas`.
+    MinReplicas,
+    /// `max-replicas`.
+    MaxReplicas,
+    /// No more than so many come or go at once.
+    StepRate,
+    /// Replicas ordered before have no node yet.
+    Unschedulable,
+    /// The database has no connections for more.
+    ConnectionBudget,
+    /// The database has a transaction so old that more workers would slow each other down.
+    OldTransaction,
+    /// The jobs that run.
+    RunningWork,
+}
+
+/// How many replicas there should be, and why: a row of `rowlock.decisions`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Decision {
+    /// When.
+    pub at: DateTime<Utc>,
+    /// Replicas before.
+    pub current: u32,
+    /// Replicas from now on.
+    pub wanted: u32,
+    /// Why.
+    pub reason: Reason,
+    /// What asked for most; none where nothing did.
+    pub term: Option<Term>,
+    /// What kept it from being what was needed.
+    pub clamp: Option<Clamp>,
+    /// What the demand needs now, in slots; none where it was not worked out.
+    pub need_slots: Option<f64>,
+    /// Only said, not to be done.
+    pub dry_run: bool,
+    /// All it was made from.
+    pub inputs: Inputs,
+}
+
+/// What a decision was made from.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Inputs {
+    /// Jobs that a replica runs at once.
+    pub slots: u32,
+    /// The bounds.
+    pub min_replicas: u32,
+    /// The bounds.
+    pub max_replicas: u32,
+    /// The objective, where there is one.
+    pub target_wait_seconds: Option<f64>,
+    /// The backlog rule, where it is used.
+    pub jobs_per_replica: Option<u32>,
+    /// How long the highest need holds.
+    pub scale_down_delay_seconds: f64,
+    /// The work that arrives, in slots.
+    pub load_slots: f64,
+    /// Slots for what arrives.
+    pub steady_slots: f64,
+    /// Slots for what waits and runs.
+    pub pickup_slots: f64,
+    /// The highest need within `scale-down-delay`, in slots.
+    pub recent_slots: f64,
+    /// Jobs pending, over all types.
+    pub pending: u64,
+    /// Jobs due soon, over all types.
+    pub scheduled_soon: u64,
+    /// Jobs running, over all types.
+    pub running: u64,
+    /// How long the oldest pending job has been due.
+    pub oldest_age_seconds: f64,
+    /// Jobs a second that became due, over a minute.
+    pub rate_60s: f64,
+    /// The age of the database's oldest transaction.
+    pub oldest_transaction_seconds: Option<f64>,
+    /// The database's connections.
+    pub connections: Option<Connections>,
+    /// The replicas.
+    pub replicas: Current,
+    /// The types in short: the first [`TYPES_KEPT`](Self::TYPES_KEPT) of those with demand.
+    pub types: Vec<TypeDemand>,
+    /// How many types more there are.
+    pub types_left_out: usize,
+}
+
+impl Inputs {
+    /// A decision is stored every time it changes: hundreds of types would make it long.
+    pub const TYPES_KEPT: usize = 20;
+
+    pub(crate) fn observe(&mut self, demand: &Demand) {
+        self.pending = demand.pending();
+        self.scheduled_soon = demand.types.iter().map(|t| t.scheduled_soon).sum();
+        self.running = demand.running();
+        self.oldest_age_seconds = demand.oldest_age_seconds();
+        self.rate_60s = demand.types.iter().map(|t| t.rate_60s).sum();
+        self.oldest_transaction_seconds = demand.oldest_transaction_seconds;
+        self.connections = demand.connections;
+        let mut types = demand.types.iter().filter(|t| t.waiting() + t.running > 0 || t.rate_60s > 0.0);
+        self.types = types.by_ref().take(Self::TYPES_KEPT).cloned().collect();
+        self.types_left_out = types.count();
+    }
+}
+
+impl Reason {
+    /// The name, as in metrics.
+    pub fn name(self) -> String {
+        // An enum without fields has its name as a string: this cannot fail.
+        serde_json::to_value(self).ok().and_then(|v| v.as_str().map(str::to_owned)).unwrap_or_default()
+    }
+}
