@@ -42,7 +42,7 @@ pub(super) async fn run(given: Option<JobQueue>, out: &Output, args: Bench) -> a
         old_transaction: args.old_transaction,
         rate: args.rate,
     };
-    let figures = bench::run(queue, options, |step| output::message(step)).await?;
+    let figures = bench::run(queue, options, output::message).await?;
     drop(server);
     out.one(&figures, "bench")
 }

@@ -30,7 +30,7 @@ use proptest::test_runner::{Config, FileFailurePersistence, TestCaseError, TestE
 use crate::{support::database, world::World};
 
 /// The longest sequence, and how many are played side by side, a database each.
-const LONGEST: usize = 40;
+const LONGEST: usize = 24;
 const SIDE_BY_SIDE: u32 = 4;
 /// After so many sequences what they left is vacuumed.
 const VACUUM: u32 = 50;

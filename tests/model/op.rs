@@ -82,32 +82,40 @@ pub enum Op {
     Keep,
     /// So many workers come, claim one job, and are lost.
     Crash(usize),
+    /// A worker lets a job go and claims it again: by another lease.
+    Bounce(Pick),
 }
 
+/// Some jobs to begin with, then anything.
 pub fn ops(longest: usize) -> impl Strategy<Value = Vec<Op>> {
-    vec(op(), 1..=longest)
+    let rest = prop_oneof![1 => vec(op(), 1..=longest), 2 => vec(op(), longest / 2..=longest)];
+    (vec(new(false), 1..6), rest).prop_map(|(jobs, rest)| {
+        let first = Op::EnqueueMany(jobs);
+        std::iter::once(first).chain(rest).collect()
+    })
 }
 
 fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
-        14 => new(true).prop_map(Op::Enqueue),
+        10 => new(true).prop_map(Op::Enqueue),
         4 => vec(new(false), 1..6).prop_map(Op::EnqueueMany),
         1 => vec(new(true), 1..6).prop_map(Op::EnqueueMany),
-        2 => (1..4_i64).prop_map(|lease| Op::Register { lease }),
-        4 => (pick(), 1..4_i64, prop::bool::weighted(0.15)).prop_map(|(worker, lease, drain)| Op::Extend { worker, lease, drain }),
+        2 => (1..7_i64).prop_map(|lease| Op::Register { lease }),
+        4 => (pick(), 1..7_i64, prop::bool::weighted(0.15)).prop_map(|(worker, lease, drain)| Op::Extend { worker, lease, drain }),
         1 => pick().prop_map(|worker| Op::Stop { worker }),
         14 => (pick(), claim()).prop_map(|(worker, claim)| Op::Claim { worker, claim }),
         8 => (said(4), prop::option::weighted(0.4, claim())).prop_map(|(said, claim)| Op::Complete { said, claim }),
         10 => (said(4), [retryable(), retryable(), retryable(), retryable()]).prop_map(|(said, retryable)| Op::Fail { said, retryable }),
         6 => (said(4), delay(), any::<bool>()).prop_map(|(said, delay, retried)| Op::Release { said, delay, retried }),
         4 => (said(1), 0..100_i64).prop_map(|(said, done)| Op::Progress { said, done }),
-        8 => (number(), any::<bool>()).prop_map(|(job, running)| Op::Cancel { job, running }),
+        8 => (number(), prop::bool::weighted(0.7)).prop_map(|(job, running)| Op::Cancel { job, running }),
         8 => (number(), 0..3_i64).prop_map(|(job, delay)| Op::Retry { job, delay }),
         1 => (0..QUEUES.len()).prop_map(Op::Pause),
-        3 => (0..QUEUES.len()).prop_map(Op::Resume),
-        6 => select(vec![1, 1, 1, 2, 3, 40]).prop_map(Op::Advance),
-        9 => Just(Op::Keep),
+        2 => (0..QUEUES.len()).prop_map(Op::Resume),
+        5 => select(vec![1, 1, 1, 1, 2, 2, 3, 40]).prop_map(Op::Advance),
+        6 => Just(Op::Keep),
         2 => (1..=5_usize).prop_map(Op::Crash),
+        4 => pick().prop_map(Op::Bounce),
     ]
 }
 
@@ -116,7 +124,7 @@ fn number() -> impl Strategy<Value = usize> {
 }
 
 fn pick() -> impl Strategy<Value = Pick> {
-    let from = prop_oneof![8 => Just(From::Held), 1 => Just(From::Earlier), 1 => Just(From::Ever)];
+    let from = prop_oneof![8 => Just(From::Held), 2 => Just(From::Earlier), 1 => Just(From::Ever)];
     (number(), from).prop_map(|(nth, from)| Pick { nth, from })
 }
 
@@ -134,8 +142,10 @@ fn delay() -> impl Strategy<Value = Option<i64>> {
 }
 
 fn claim() -> impl Strategy<Value = Claim> {
-    let queues = select(vec![vec![0], vec![1], vec![0, 1, 2], vec![2, 1, 0], vec![0, 1, 2]]);
-    (queues, 0..6_usize, prop::bool::weighted(0.2)).prop_map(|(queues, max, hints)| Claim { queues, max, hints })
+    let queues =
+        prop_oneof![2 => Just(vec![0, 1, 2]), 1 => Just(vec![2, 1, 0]), 1 => (0..QUEUES.len()).prop_map(|q| vec![q])];
+    (queues, prop_oneof![1 => Just(0), 20 => 1..6_usize], prop::bool::weighted(0.2))
+        .prop_map(|(queues, max, hints)| Claim { queues, max, hints })
 }
 
 /// One in some twenty has a value that is refused, if it may.
@@ -159,7 +169,8 @@ fn new(faulty: bool) -> impl Strategy<Value = New> {
     )
 }
 
-/// What an operation means now: nothing, if there is nothing to do it to.
+/// What an operation means now. Where there is nothing to do it to, something is claimed, or a worker comes:
+/// so that few operations go to waste.
 pub fn resolve(op: &Op, model: &Model) -> Vec<Call> {
     let said = |said: &Said| resolve_said(said, model);
     let worker = |pick: &Pick| resolve_worker(*pick, model);
@@ -192,8 +203,12 @@ pub fn resolve(op: &Op, model: &Model) -> Vec<Call> {
         Op::Advance(units) => Some(Call::Advance(*units)),
         Op::Keep => Some(Call::Keep),
         Op::Crash(times) => return crash(*times, model.workers.len()),
+        Op::Bounce(pick) => return bounce(*pick, model),
     };
-    call.into_iter().collect()
+    vec![call.unwrap_or_else(|| match (0..model.workers.len()).find(|w| model.alive(*w)) {
+        Some(worker) => Call::Claim { worker, claim: Claim { queues: vec![0, 1, 2], max: 3, hints: false } },
+        None => Call::Register { lease: 3 },
+    })]
 }
 
 fn crash(times: usize, first: usize) -> Vec<Call> {
@@ -208,6 +223,13 @@ fn crash(times: usize, first: usize) -> Vec<Call> {
             ]
         })
         .collect()
+}
+
+fn bounce(pick: Pick, model: &Model) -> Vec<Call> {
+    let Some((worker, grant)) = resolve_grant(pick, model, None) else { return Vec::new() };
+    let claim = Claim { queues: vec![0, 1, 2], max: 9, hints: false };
+    let release = Call::Release { worker, grants: vec![grant], delay: None, retried: false };
+    vec![release, Call::Claim { worker, claim }]
 }
 
 /// A job; or, once in a while, one that was never there.

@@ -38,7 +38,7 @@ impl<'a> Game<'a> {
     /// Two workers are there from the start.
     pub async fn new(world: &'a mut World) -> Result<Game<'a>, String> {
         let mut game = Game { world, model: Model::default(), log: Vec::new() };
-        for lease in [1, 3] {
+        for lease in [2, 5] {
             game.step(&Call::Register { lease }).await?;
         }
         Ok(game)
@@ -55,24 +55,22 @@ impl<'a> Game<'a> {
         if out.is_empty() { Ok(()) } else { Err(self.report(&out)) }
     }
 
-    /// Everything waits its time, is claimed by one consumer, and counts are folded.
+    /// Everything becomes due, counts are folded, and one consumer claims all that is there.
     pub async fn end(mut self) -> Result<usize, String> {
         for queue in (0..QUEUES.len()).filter(|q| self.model.paused[*q]).collect::<Vec<_>>() {
             self.step(&Call::Resume(queue)).await?;
         }
-        let worker = self.model.workers.len();
-        for call in [Call::Advance(8), Call::Keep, Call::Register { lease: 9 }] {
-            self.step(&call).await?;
-        }
-        for max in [2, 100] {
-            let claim = Claim { queues: vec![1, 0, 2], max, hints: false };
-            self.step(&Call::Claim { worker, claim }).await?;
-        }
-        for call in [Call::Stop { worker }, Call::Advance(1), Call::Keep] {
-            self.step(&call).await?;
-        }
+        self.step(&Call::Advance(8)).await?;
+        self.step(&Call::Keep).await?;
         let rested: String = self.world.client.query_one(AT_REST, &[]).await.unwrap().get(0);
-        if rested == RESTED { Ok(self.log.len()) } else { Err(self.report(&format!("  {rested}\n"))) }
+        if rested != RESTED {
+            return Err(self.report(&format!("  {rested}\n")));
+        }
+        let worker = self.model.workers.len();
+        self.step(&Call::Register { lease: 9 }).await?;
+        let claim = Claim { queues: vec![1, 0, 2], max: 100, hints: false };
+        self.step(&Call::Claim { worker, claim }).await?;
+        Ok(self.log.len())
     }
 
     fn report(&self, what: &str) -> String {
