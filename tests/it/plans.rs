@@ -43,6 +43,7 @@ async fn a_million_waiting_jobs_cost_a_call_no_more_than_a_thousand() {
             ("cancel", "SELECT rowlock.cancel(id) FROM (SELECT id FROM rowlock.ready OFFSET 500 LIMIT 1) j".to_owned()),
             ("queues", "SELECT * FROM rowlock.queues".to_owned()),
             ("demand", "SELECT * FROM rowlock.demand()".to_owned()),
+            ("observe", "SELECT rowlock.observe_v1('{default}')".to_owned()),
             ("list", "SELECT * FROM rowlock.list_jobs('pending')".to_owned()),
             ("keep", format!("SELECT * FROM rowlock.keep_v1('{worker}')")),
         ];

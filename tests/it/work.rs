@@ -102,16 +102,20 @@ impl Working {
     }
 }
 
-/// The program as a worker; killed with the value.
+/// The program, as a worker or as something else; killed with the value.
 pub struct Program(pub Child);
 
 impl Program {
     pub fn start(db: &Db, args: &[&str]) -> Program {
+        Program::run(db, &[&["worker"], args].concat())
+    }
+
+    pub fn run(db: &Db, args: &[&str]) -> Program {
         let mut command = Command::new(env!("CARGO_BIN_EXE_rowlock"));
         for (key, _) in std::env::vars_os().filter(|(k, _)| k.to_string_lossy().starts_with("ROWLOCK_")) {
             command.env_remove(key);
         }
-        command.arg("worker").args(args).env("DATABASE_URL", &db.url).process_group(0);
+        command.args(args).env("DATABASE_URL", &db.url).process_group(0);
         Program(command.stdout(Stdio::null()).spawn().unwrap())
     }
 
