@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     support::{Db, eventually},
-    work::{exists, job, put_type, shell, with_type},
+    work::{Program, exists, job, processes_with, put_type, shell, unique_sleep, with_type},
 };
 
 /// More rounds on demand.
@@ -194,4 +194,28 @@ async fn a_job_for_later_brings_a_worker_in_its_time_and_a_paused_queue_none() {
     q.resume_queue("default").await.unwrap();
     eventually("it has run", || async { job(&q, id).await.status == Status::Completed }).await;
     scaling.stop().await;
+}
+
+#[tokio::test]
+async fn a_worker_ends_when_whoever_holds_its_leash_does() {
+    let sleep = unique_sleep();
+    let (q, db) = with_type(json!({"command": ["sleep", sleep]})).await;
+    let mut worker = Program(
+        std::process::Command::new(env!("CARGO_BIN_EXE_rowlock"))
+            .args(["worker", "--leash", "--queue", "default"])
+            .env("DATABASE_URL", &db.url)
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap(),
+    );
+    let id = q.enqueue("t", json!({})).await.unwrap().id;
+    eventually("the job runs", || async { processes_with(&sleep) == 1 }).await;
+    drop(worker.0.stdin.take());
+    eventually("the worker has ended", || {
+        let ended = worker.0.try_wait().unwrap().is_some();
+        async move { ended }
+    })
+    .await;
+    let job = job(&q, id).await;
+    assert_eq!((job.status, job.attempts, processes_with(&sleep)), (Status::Pending, 0, 0));
 }
