@@ -84,7 +84,7 @@ async fn five_thousand_jobs_at_once_bring_workers_at_once_and_then_they_go() {
         with_type(json!({"launch": "resident", "command": shell(handler), "expected": "20 milliseconds"})).await;
     let scaling = Scaling::start(&db, &q, limits(6, Duration::from_secs(1)), 4);
     let mut slowest = Duration::ZERO;
-    for _ in 0..rounds(2) {
+    for round in 0..rounds(2) {
         eventually("it is at rest and wants a NOTIFY", || async {
             is_at_rest(&db).await && db.one::<bool>("SELECT count(*) > 0 FROM rowlock.sleeper", &[]).await
         })
@@ -99,7 +99,8 @@ async fn five_thousand_jobs_at_once_bring_workers_at_once_and_then_they_go() {
         eventually("it wants workers", || async { db.one::<Option<i32>>(rise, &[&last]).await.is_some() }).await;
         slowest = slowest.max(committed.elapsed());
         let wanted: i32 = db.one(rise, &[&last]).await;
-        assert!(wanted > 1, "{wanted}");
+        // Later it knows how little these jobs take, and one may do.
+        assert!(wanted > i32::from(round == 0), "{wanted}");
         eventually("there are as many as it says", || async { workers(&db).await >= i64::from(wanted) }).await;
         eventually("all jobs are done and the workers gone", || async {
             is_at_rest(&db).await
