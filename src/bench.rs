@@ -1,6 +1,7 @@
 //! `rowlock bench`: no-op jobs through the Rust API, as ratios to the floor's figures of the same run.
 
 mod floor;
+pub mod launch;
 
 use std::{
     sync::{

@@ -240,6 +240,9 @@ pub(super) struct Bench {
     pub clients: u16,
     #[arg(long, env = "ROWLOCK_BENCH_SECONDS", default_value_t = 4)]
     pub seconds: u64,
+    /// Measure launches instead: commands beside a bare loop, handlers beside Rust, --clients at once.
+    #[arg(long, env = "ROWLOCK_BENCH_LAUNCH")]
+    pub launch: bool,
 }
 
 /// A time between two looks: never none, or looking would be all that is done.

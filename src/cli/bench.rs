@@ -4,6 +4,10 @@ use super::{args::Bench, output::Output};
 use crate::{JobQueue, bench};
 
 pub(super) async fn run(queue: JobQueue, out: &Output, args: Bench) -> anyhow::Result<()> {
+    if args.launch {
+        let options = bench::launch::LaunchOptions { concurrency: args.clients.into(), seconds: args.seconds };
+        return out.one(&bench::launch::run(queue, options).await?, "bench");
+    }
     let options = bench::BenchOptions {
         jobs: args.backlog,
         batch: args.batch.into(),

@@ -5,6 +5,8 @@
 mod api;
 mod bad_input;
 mod cli;
+mod exactly_once;
+mod launch_contract;
 mod life;
 mod pgbouncer;
 mod plans;
