@@ -46,6 +46,7 @@ features: ## Check that the default features build, and without kube, clap or ax
 
 bench: build ## Speed as ratios, on a server in memory or a migrated DATABASE_URL (ARGS="--batch 500 …")
 	@$(ROWLOCK) bench $(ARGS) -o json
+	@$(ROWLOCK) bench --launch -o json
 
 verify: lint ## Lint, licences, and that generated files are as generated (none yet)
 	@if type -P cargo-deny >/dev/null; then $(CARGO) deny check bans licenses sources; \

@@ -251,6 +251,9 @@ pub(super) struct Bench {
     /// Jobs a second offered beside that transaction.
     #[arg(long, env = "ROWLOCK_BENCH_RATE", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..))]
     pub rate: u64,
+    /// Measure launches instead: commands beside a bare loop, handlers beside Rust, --clients at once.
+    #[arg(long, env = "ROWLOCK_BENCH_LAUNCH")]
+    pub launch: bool,
 }
 
 #[derive(clap::Args)]

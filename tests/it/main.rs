@@ -7,6 +7,8 @@ mod bad_input;
 mod cli;
 mod decide;
 mod decide_always;
+mod exactly_once;
+mod launch_contract;
 mod life;
 mod local_postgres;
 mod other_clients;

@@ -55,10 +55,11 @@ async fn attend(run: &mut Run, files: &Files, mut child: Child, group: Group) ->
     let mut seen = 0;
     let reading = tail.fill(child.stderr.take().expect("stderr is piped")).fuse();
     tokio::pin!(reading);
+    let storing = progress.store(&run.session, &run.job);
+    tokio::pin!(storing);
     let status = {
         let following = files.follow(&mut seen, &progress);
-        let storing = progress.store(&run.session, &run.job);
-        tokio::pin!(following, storing);
+        tokio::pin!(following);
         loop {
             tokio::select! {
                 biased;
@@ -76,7 +77,7 @@ async fn attend(run: &mut Run, files: &Files, mut child: Child, group: Group) ->
     // Whatever the command left running does not outlive the job.
     drop(group);
     files.look(&mut seen, &progress);
-    progress.finish(&run.session, &run.job).await;
+    progress.finish(storing).await;
     if let Some(why) = run.orders.why() {
         return run.ordered(why);
     }
