@@ -9,6 +9,7 @@ use std::{
 use tokio::{
     sync::{Notify, watch},
     task::JoinSet,
+    time::timeout,
 };
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -33,6 +34,10 @@ use crate::{ClaimedJob, Error, JobQueue, Session, SessionOptions, Target};
 
 /// An idle worker must have seen nothing for so long, which includes a sweep, to call its queues empty.
 const EMPTY_FOR: Duration = Duration::from_millis(600);
+/// How long a registration may take; a connection of before may be dead.
+const ANSWER: Duration = Duration::from_secs(10);
+/// How long the last word to the database may take.
+const FAREWELL: Duration = Duration::from_secs(1);
 /// Between two words to the database while jobs end in quick succession.
 const GATHER: Duration = Duration::from_millis(5);
 
@@ -52,12 +57,8 @@ pub(super) async fn live(
     let _end_beside = beside.clone().drop_guard();
     let (beats, heartbeat) =
         lease::heartbeat(session.clone(), asked, home.clone(), shutdown.drain.clone(), beside.clone());
-    let _guardian = match &options.guardian {
-        Some(program) => {
-            Some(Guardian::start(program.clone(), session.id(), home.clone()).map_err(|e| io("the guardian", &e))?)
-        }
-        None => None,
-    };
+    let guardian = options.guardian.clone().map(|program| Guardian::start(program, session.id(), home.clone()));
+    let _guardian = guardian.transpose().map_err(|e| io("the guardian", &e))?;
     let wake = Arc::new(Notify::new());
     let target = options.listen_url.as_deref().map(Target::parse).transpose()?;
     let target = target.unwrap_or_else(|| queue.target().clone());
@@ -86,25 +87,26 @@ pub(super) async fn live(
         Ok(()) => life.close().await,
         Err(_) => life.abandon().await,
     }
-    beside.cancel();
-    let _ = tokio::join!(keeper, heartbeat);
-    if result.is_ok() {
-        session.stop().await?;
+    // Not waited for: a query of theirs may hang as long as its connection does.
+    keeper.abort();
+    heartbeat.abort();
+    // A courtesy: what is left of a worker is swept up in time.
+    if result.is_ok() && !matches!(timeout(FAREWELL, session.stop()).await, Ok(Ok(()))) {
+        tracing::warn!("the database was not told that this worker has ended");
     }
     result
 }
 
 async fn register(queue: &JobQueue, options: &WorkerOptions) -> Result<Session, Error> {
     let defaults = SessionOptions::default();
-    queue
-        .session(SessionOptions {
-            name: options.name.clone().unwrap_or(defaults.name),
-            queues: options.queues.clone(),
-            slots: i32::try_from(options.concurrency).unwrap_or(i32::MAX),
-            lease: options.lease,
-            identity: defaults.identity,
-        })
-        .await
+    let session = queue.session(SessionOptions {
+        name: options.name.clone().unwrap_or(defaults.name),
+        queues: options.queues.clone(),
+        slots: i32::try_from(options.concurrency).unwrap_or(i32::MAX),
+        lease: options.lease,
+        identity: defaults.identity,
+    });
+    timeout(ANSWER, session).await.map_err(|_| Error::Pool(format!("no answer within {ANSWER:?}")))?
 }
 
 fn io(what: &str, error: &std::io::Error) -> Error {
@@ -237,7 +239,7 @@ impl Life<'_> {
     async fn abandon(&mut self) {
         self.order_all(Order { why: Why::Lease, kill_at: Instant::now() });
         let all = async { while self.tasks.join_next().await.is_some() {} };
-        if tokio::time::timeout(Duration::from_secs(5), all).await.is_err() {
+        if timeout(Duration::from_secs(5), all).await.is_err() {
             tracing::error!("processes did not end within 5 s of SIGKILL");
         }
         self.slots.clear();

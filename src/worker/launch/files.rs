@@ -39,12 +39,15 @@ impl PayloadFile {
         &self.path
     }
 
-    /// Writes a payload and opens it to be read as stdin: no pipe to fill, so no job can hold the worker up by
+    /// Leaves nothing of a payload between jobs.
+    pub(super) fn clear(&self) -> std::io::Result<()> {
+        self.file.set_len(0)
+    }
+
+    /// Writes a payload into the empty file and opens it to be read as stdin: no pipe to fill, so no job can hold the worker up by
     /// not reading. None if an earlier job has put something else in its place.
     fn write(&self, payload: &RawValue) -> std::io::Result<Option<File>> {
-        let bytes = payload.get().as_bytes();
-        self.file.write_all_at(bytes, 0)?;
-        self.file.set_len(bytes.len() as u64)?;
+        self.file.write_all_at(payload.get().as_bytes(), 0)?;
         match File::open(&self.path) {
             Ok(stdin) if stdin.metadata()?.ino() == self.inode => Ok(Some(stdin)),
             Ok(_) => Ok(None),
@@ -182,22 +185,23 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (path, other) = (dir.path().join("payload"), dir.path().join("other"));
         let mut slot = None;
-        let mut read = |text: &str| {
+        let mut read = |text: &str, before: &dyn Fn(&Path)| {
             let payload = RawValue::from_string(text.into()).unwrap();
             let mut got = String::new();
             stdin(&mut slot, &path, &payload).unwrap().read_to_string(&mut got).unwrap();
             assert_eq!(got, text);
             assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+            before(&path);
+            slot.as_ref().unwrap().clear().unwrap();
         };
-        read("[1, 2, 3]");
-        read("[]");
-        std::fs::remove_file(&path).unwrap();
-        read("[4]");
-        std::fs::write(&other, "[\"mine\"]").unwrap();
-        std::fs::rename(&other, &path).unwrap();
-        read("[5]");
-        std::fs::write(&path, "[\"longer than the next\"]").unwrap();
-        read("[6]");
+        read("[1, 2, 3]", &|_| {});
+        read("[]", &|path| std::fs::remove_file(path).unwrap());
+        read("[4]", &|path| {
+            std::fs::write(&other, "[\"mine\"]").unwrap();
+            std::fs::rename(&other, path).unwrap();
+        });
+        read("[5]", &|path| std::fs::write(path, "[\"longer than the next\"]").unwrap());
+        read("[6]", &|_| {});
     }
 
     #[test]

@@ -24,10 +24,13 @@ pub(super) struct Process;
 impl Launch for Process {
     async fn run(slot: &mut Slot, run: &mut Run) -> Outcome {
         let mut files = slot.files();
-        match start(slot, run, &files) {
+        let outcome = match start(slot, run, &files) {
             Ok((child, group)) => attend(run, &mut files, child, group).await,
             Err(outcome) => outcome,
-        }
+        };
+        // One that cannot be emptied is made anew.
+        slot.payload.take_if(|file| file.clear().is_err());
+        outcome
     }
 }
 
