@@ -1,6 +1,7 @@
 //! A worker: claims jobs up to its free slots, runs them, ends them, and keeps its lease meanwhile.
 //!
-//! - `life`: the loop of one registered worker; `admit` and `catalog`: what it may run; `ends`: what it reports.
+//! - `life`: the loop of one registered worker; `admit` and `catalog`: what it may run; `ends`: what it reports;
+//!   `drain`: how it spends its grace.
 //! - `lease`, `keeper`, `listen`: tasks beside the loop.
 //! - `launch`: how jobs are run. `guardian`: what ends them when the worker cannot.
 //!
@@ -8,6 +9,7 @@
 
 mod admit;
 mod catalog;
+mod drain;
 mod ends;
 pub(crate) mod guardian;
 mod keeper;

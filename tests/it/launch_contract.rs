@@ -19,7 +19,10 @@ const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/examples/launch-con
 fn installed(command: &str) -> bool {
     let found = Command::new(command).arg(if command == "go" { "version" } else { "--version" }).output().is_ok();
     if !found {
-        eprintln!("NOT TESTED: the examples in {command}, which is not installed");
+        #[expect(clippy::print_stderr, reason = "a test that is left out must not look like one that passed")]
+        {
+            eprintln!("NOT TESTED: the examples in {command}, which is not installed");
+        }
     }
     found
 }
