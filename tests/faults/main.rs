@@ -8,6 +8,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod fleet;
+mod freezes;
 mod kills;
 mod ledger;
 #[path = "../it/support.rs"]
