@@ -77,15 +77,24 @@ impl Ledger {
         parse(&std::fs::read_to_string(&self.path).unwrap())
     }
 
-    /// The runs that began on a worker's process and did not end, looking only at the last 64 KiB.
+    /// The runs that began on a worker's process and did not end, looking only at the last of it.
     pub fn open_runs(&self, worker: u32) -> Vec<Run> {
+        self.last().into_iter().filter(|r| r.worker == worker && r.end.is_none()).collect()
+    }
+
+    /// When runs began on a worker's process, looking only at the last of it.
+    pub fn begins(&self, worker: u32) -> Vec<u64> {
+        self.last().iter().filter(|r| r.worker == worker).map(|r| r.begin).collect()
+    }
+
+    fn last(&self) -> Vec<Run> {
         let mut file = File::open(&self.path).unwrap();
         let from = file.metadata().unwrap().len().saturating_sub(64 * 1024);
         file.seek(SeekFrom::Start(from)).unwrap();
         let mut text = String::new();
         file.read_to_string(&mut text).unwrap();
         let whole = if from == 0 { &text } else { text.split_once('\n').map_or("", |(_, rest)| rest) };
-        parse(whole).into_iter().filter(|r| r.worker == worker && r.end.is_none()).collect()
+        parse(whole)
     }
 }
 
@@ -141,6 +150,17 @@ pub async fn enqueue(q: &JobQueue, jobs: usize, mut ms: impl FnMut(usize) -> usi
         ids.extend(q.enqueue_many(batch).await.unwrap().iter().map(|e| e.id));
     }
     ids
+}
+
+/// The same while connections are cut off: asks again, and what is told in the end is what counts.
+pub async fn enqueue_anew(q: &JobQueue, jobs: usize, mut ms: impl FnMut(usize) -> usize) -> HashSet<Uuid> {
+    let new: Vec<NewJob> = (0..jobs).map(|n| NewJob::new("t", json!({"ms": ms(n)}))).collect();
+    loop {
+        match q.enqueue_many(&new).await {
+            Ok(enqueued) => return enqueued.iter().map(|e| e.id).collect(),
+            Err(error) => assert!(error.is_transient(), "{error:?}"),
+        }
+    }
 }
 
 /// Waits until nothing is pending or running.

@@ -11,6 +11,7 @@ mod fleet;
 mod freezes;
 mod kills;
 mod ledger;
+mod postgres;
 #[path = "../it/support.rs"]
 #[allow(dead_code, reason = "shared with the other tests, which use more of it")]
 mod support;
