@@ -7,6 +7,7 @@
 //! - [`connect`]: from a URL to a pool. [`migrate`]: the schema.
 //! - [`queue`]: the client, [`JobQueue`]. [`typed`]: jobs as Rust types.
 //! - [`session`]: a worker's side of the SQL: claim, complete, fail. `hints`: how it scans.
+//! - `listen`: LISTEN, for those that look for jobs.
 //! - `worker`, `controller`, `cli`, `local_postgres`, `bench`, `simulate`: the program, behind the feature `cli`.
 //!
 //! Imports point down this list's order from the program to `job` and `error`. What a transition does is
@@ -27,6 +28,8 @@ pub mod bench;
 pub mod cli;
 #[cfg(feature = "cli")]
 pub mod controller;
+#[cfg(feature = "cli")]
+mod listen;
 #[cfg(feature = "cli")]
 pub mod local_postgres;
 #[cfg(feature = "cli")]

@@ -32,6 +32,7 @@ pub const MIGRATIONS: &[Migration] = migrations![
     4 "0004_look",
     5 "0005_keep",
     6 "0006_roles",
+    7 "0007_control",
 ];
 
 /// One line of `rowlock migrate status`.

@@ -1,4 +1,4 @@
-//! The catalogue file: YAML into job types, each mistake with its place.
+//! The catalogue file: YAML into job types and schedules, each mistake with its place.
 
 use std::{collections::BTreeMap, io::Read, path::Path, time::Duration};
 
@@ -10,6 +10,7 @@ use tokio_postgres::types::Type;
 use super::{
     exit::Exit,
     fields::{self, EnvValue},
+    schedules::{self, Schedule},
 };
 use crate::{Error, JobQueue};
 
@@ -17,8 +18,14 @@ use crate::{Error, JobQueue};
 #[serde(deny_unknown_fields)]
 struct File {
     types: Option<Vec<Spanned<JobType>>>,
-    #[serde(default, rename = "schedules", deserialize_with = "fields::no_schedules")]
-    _schedules: (),
+    schedules: Option<Vec<Spanned<Schedule>>>,
+}
+
+/// What a file holds.
+#[derive(Default)]
+pub(super) struct Catalog {
+    pub types: Vec<JobType>,
+    pub schedules: Vec<Schedule>,
 }
 
 /// A type as the file has it; the keys are the columns.
@@ -92,7 +99,7 @@ struct Keep {
 }
 
 /// Reads and checks a file; `-` is standard input.
-pub(super) fn read(path: &Path) -> anyhow::Result<Vec<JobType>> {
+pub(super) fn read(path: &Path) -> anyhow::Result<Catalog> {
     let mut text = String::new();
     let (name, got) = if path == Path::new("-") {
         ("standard input".to_owned(), std::io::stdin().read_to_string(&mut text).map(drop))
@@ -103,7 +110,7 @@ pub(super) fn read(path: &Path) -> anyhow::Result<Vec<JobType>> {
     parse(&text).map_err(|e| Exit::Refused(format!("{name}: {e}")).into())
 }
 
-fn parse(text: &str) -> Result<Vec<JobType>, String> {
+fn parse(text: &str) -> Result<Catalog, String> {
     let file: File = serde_saphyr::from_str(text).map_err(|e| {
         let text = e.to_string();
         text.strip_prefix("error: ").map_or(text.clone(), ToOwned::to_owned)
@@ -117,7 +124,7 @@ fn parse(text: &str) -> Result<Vec<JobType>, String> {
         }
         types.push(t);
     }
-    Ok(types)
+    Ok(Catalog { types, schedules: schedules::checked(file.schedules.unwrap_or_default())? })
 }
 
 impl JobType {
@@ -195,7 +202,7 @@ mod tests {
 
     #[test]
     fn a_type_becomes_its_row() {
-        let types = parse("types:\n  - name: a\n    command: [\"true\"]\n    timeout: 1m\n    rate: 60/m\n    keep: {completed: 2h}\n").unwrap();
+        let types = parse("types:\n  - name: a\n    command: [\"true\"]\n    timeout: 1m\n    rate: 60/m\n    keep: {completed: 2h}\n").unwrap().types;
         let row = types[0].row();
         assert_eq!(row["timeout"], "60 seconds");
         assert_eq!(row["rate"], 1.0);
@@ -221,7 +228,13 @@ mod tests {
                 "from_secret",
             ),
             ("types:\n  - {name: a, command: [x]}\n  - {name: a, command: [x]}\n", "line 3", "twice"),
-            ("types: []\nschedules: []\n", "line 2", "schedules: not supported yet"),
+            ("schedules:\n  - {name: a, type: t, cron: 61 * * * *}\n", "line 2", "schedule a: cron: expected five"),
+            ("schedules:\n  - {name: a, type: t}\n", "line 2", "cron, every: expected one of the two"),
+            ("schedules:\n  - {name: a, type: t, every: 1s, timezone: UTC}\n", "line 2", "timezone: only with cron"),
+            ("schedules:\n  - {name: a, type: t, every: 1ms}\n", "line 2", "every: expected 1s to 366days"),
+            ("schedules:\n  - name: a\n    type: t\n    cron: '@daily'\n    catch_up: some\n", "line 5", "some"),
+            ("schedules:\n  - {name: a, type: t, cron: '@daily', timezone: Here}\n", "line 2", "timezone: expected"),
+            ("schedules:\n  - {name: a, type: t, every: 1s}\n  - {name: a, type: t, every: 1s}\n", "line 3", "twice"),
         ] {
             let got = parse(text).map(drop).unwrap_err();
             assert!(got.contains(line) && got.contains(want), "{text}: {got}");

@@ -1,54 +1,81 @@
-//! `rowlock dev`: a private Postgres and workers on this machine.
+//! `rowlock dev`: a private Postgres, a controller, and workers that come and go, on this machine.
 
 use super::{
     args::Dev,
-    catalog,
+    catalog, demo,
     output::{self, Output},
+    schedules,
     worker::{log, stop_on_signal},
 };
 use crate::{
     JobQueue,
+    controller::{
+        self, Limits, Rule,
+        local::{LocalOptions, LocalProcesses},
+    },
     local_postgres::{LocalPostgres, Options},
-    worker::{self, WorkerOptions},
+    worker::Shutdown,
 };
 
 pub(super) async fn run(out: &Output, args: Dev) -> anyhow::Result<()> {
-    let types = args.types.as_deref().map(catalog::read).transpose()?.unwrap_or_default();
+    let catalog = args.types.as_deref().map(catalog::read).transpose()?.unwrap_or_default();
     log();
     let stop = stop_on_signal()?;
-    let postgres = LocalPostgres::start(Options { persist: args.persist, ram: false, ..Options::default() }).await?;
+    let postgres =
+        LocalPostgres::start(Options { persist: args.persist.clone(), ram: false, ..Options::default() }).await?;
     let url = postgres.url("postgres");
     let queue = JobQueue::connect(&url).await?;
     queue.migrate().await?;
-    catalog::apply(&queue, &types).await?;
+    catalog::apply(&queue, &catalog.types).await?;
+    schedules::apply(&queue, &catalog.schedules).await?;
+    if args.demo {
+        demo::prepare(&queue).await?;
+    }
     // Scripts read this line; it is true only now, when the schema is there.
     out.text(&format!("DATABASE_URL={url}"))?;
-    output::message(&format!(
-        "{} workers of {} slots (a fixed number: scaling comes with the controller). End with Ctrl-C.",
-        args.workers, args.concurrency
-    ));
+    output::message(&match args.workers {
+        Some(n) => format!("{n} workers of {} slots. End with Ctrl-C.", args.concurrency),
+        None => format!("0 to {} workers of {} slots. End with Ctrl-C.", args.max_workers, args.concurrency),
+    });
+    let target = LocalProcesses::new(LocalOptions {
+        name: "dev".into(),
+        program: std::env::current_exe()?,
+        database_url: url,
+        limits: limits(&args, served(&queue).await?),
+        concurrency: args.concurrency,
+    })?;
+    if args.demo {
+        // It ends the rest when it has ended.
+        let told = stop.drain.clone();
+        let demo = tokio::spawn(demo::run(queue.clone(), told.clone()));
+        work(queue, target, stop).await?;
+        return demo.await?;
+    }
+    work(queue, target, stop).await
+}
 
-    let rows = super::rows(&queue, "SELECT DISTINCT coalesce(queue, 'default') FROM rowlock.job_types", &[]).await?;
+/// Until told to stop; then none of the workers is left.
+async fn work(queue: JobQueue, target: LocalProcesses, stop: Shutdown) -> anyhow::Result<()> {
+    let target = controller::run(queue, target, controller::Options::default(), stop.drain).await?;
+    target.end(stop.hurry).await;
+    Ok(())
+}
+
+/// Those of the catalogue, and the one named default.
+async fn served(queue: &JobQueue) -> anyhow::Result<Vec<String>> {
+    let rows = super::rows(queue, "SELECT DISTINCT coalesce(queue, 'default') FROM rowlock.job_types", &[]).await?;
     let mut queues = vec!["default".to_owned()];
     queues.extend(rows.iter().map(|r| r.get::<_, String>(0)).filter(|q| q != "default"));
-    let mut workers = tokio::task::JoinSet::new();
-    if args.workers == 0 {
-        stop.drain.cancelled().await;
+    Ok(queues)
+}
+
+fn limits(args: &Dev, queues: Vec<String>) -> Limits {
+    Limits {
+        max_replicas: args.max_workers,
+        slots: Some(args.concurrency.into()),
+        rule: Rule::TargetWait(args.target_wait),
+        scale_down_delay: args.scale_down_delay,
+        pin_replicas: args.workers,
+        ..Limits::new(queues)
     }
-    for n in 1..=args.workers {
-        let options = WorkerOptions {
-            queues: queues.clone(),
-            concurrency: args.concurrency.into(),
-            name: Some(format!("dev-{n}")),
-            guardian: Some(std::env::current_exe()?),
-            ..WorkerOptions::default()
-        };
-        workers.spawn(worker::run(queue.clone(), options, stop.clone()));
-    }
-    // A worker that fails takes the others with it: half a `dev` would only puzzle.
-    while let Some(ended) = workers.join_next().await {
-        stop.drain.cancel();
-        ended??;
-    }
-    Ok(())
 }

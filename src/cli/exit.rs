@@ -28,6 +28,7 @@ pub(super) fn code(error: &anyhow::Error) -> u8 {
         (Some(Exit::Failed), _) => 1,
         (Some(Exit::Usage(_)), _) | (_, Some(Error::Config(_) | Error::Json { .. })) => 2,
         (Some(Exit::NotFound(_)), _) | (_, Some(Error::NotFound(_))) => 3,
+        (_, Some(e)) if e.code() == Some("RL032") => 3, // no such schedule
         (Some(Exit::Refused(_)), _) | (_, Some(Error::Refused { .. } | Error::WrongStatus(_))) => 4,
         (Some(Exit::TimedOut(_)), _) => 124,
         // Class 22: a value that Postgres refused before a function saw it, such as \u0000 in a payload.

@@ -8,10 +8,6 @@ use serde::{
 };
 use serde_json::Value;
 
-pub(super) fn no_schedules<'de, D: Deserializer<'de>>(_: D) -> Result<(), D::Error> {
-    Err(D::Error::custom("schedules: not supported yet; take the key out, and enqueue with --execute-at or from cron"))
-}
-
 /// A constant, or a key of a Secret.
 pub(super) enum EnvValue {
     Constant(String),

@@ -3,13 +3,17 @@
 mod args;
 mod bench;
 mod catalog;
+mod controller;
+mod demo;
 mod dev;
 mod doctor;
 mod exit;
+mod explain;
 mod fields;
 mod install;
 mod jobs;
 mod output;
+mod schedules;
 mod simulate;
 mod worker;
 
@@ -121,11 +125,13 @@ async fn run(args: Args) -> anyhow::Result<()> {
         }
         Command::Types { command: TypesCommand::Lint { file } } => {
             let catalog = catalog::read(&file)?;
-            output::message(&format!("{} types are right", catalog.len()));
+            let (types, schedules) = (catalog.types.len(), catalog.schedules.len());
+            let more = if schedules > 0 { format!(" and {schedules} schedules") } else { String::new() };
+            output::message(&format!("{types} types{more} are right"));
             Ok(())
         }
         Command::Types { command: TypesCommand::Apply { file } } => {
-            let types = catalog::read(&file)?;
+            let types = catalog::read(&file)?.types;
             catalog::apply(&connect().await?, &types).await?;
             output::message(&format!("applied {} types", types.len()));
             Ok(())
@@ -135,6 +141,9 @@ async fn run(args: Args) -> anyhow::Result<()> {
             let wide = ["args", "env", "backoff", "rate", "max_concurrency", "keep", "image", "updated_at"];
             out.view(&connect().await?, "job_types", &columns, &wide).await
         }
+        Command::Schedules { command } => schedules::run(&connect().await?, &out, command).await,
+        Command::Explain(command) => explain::run(&connect().await?, &out, command).await,
+        Command::Controller(command) => controller::run(connect().await?, command).await,
         Command::Worker(command) => worker::run(connect().await?, &out, command).await,
         Command::Dev(command) => dev::run(&out, command).await,
         Command::Bench(command) => {

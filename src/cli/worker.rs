@@ -25,9 +25,25 @@ pub(super) async fn run(queue: JobQueue, out: &Output, args: Worker) -> anyhow::
         listen_url: args.listen_url,
         guardian: Some(std::env::current_exe()?),
     };
-    let summary = worker::run(queue, options, stop_on_signal()?).await?;
+    let stop = stop_on_signal()?;
+    if args.leash {
+        end_with_stdin(&stop);
+    }
+    let summary = worker::run(queue, options, stop).await?;
     output::message("done");
     out.one(&summary, "worker")
+}
+
+/// Whoever holds the other end of standard input has ended, perhaps killed, and the database with it: no reason to
+/// take long.
+fn end_with_stdin(stop: &Shutdown) {
+    let stop = stop.clone();
+    // A thread of its own, which nobody waits for: a read of standard input cannot be given up.
+    std::thread::spawn(move || {
+        let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
+        stop.drain.cancel();
+        stop.hurry.cancel();
+    });
 }
 
 /// Drains on the first SIGTERM or SIGINT, hurries on the second.

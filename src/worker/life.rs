@@ -28,9 +28,11 @@ use super::{
         orders::{Order, Orders, Why},
     },
     lease::{self, Beat},
+};
+use crate::{
+    ClaimedJob, Error, JobQueue, Session, SessionOptions, Target,
     listen::{self, Listener},
 };
-use crate::{ClaimedJob, Error, JobQueue, Session, SessionOptions, Target};
 
 /// An idle worker must have seen nothing for so long, which includes a sweep, to call its queues empty.
 const EMPTY_FOR: Duration = Duration::from_millis(600);

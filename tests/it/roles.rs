@@ -19,7 +19,7 @@ const WORK: [&str; 13] = [
     "job_types_v1",
     "keep_v1",
 ];
-const STEER: [&str; 10] = [
+const STEER: [&str; 25] = [
     "cancel",
     "retry",
     "get_job",
@@ -30,8 +30,23 @@ const STEER: [&str; 10] = [
     "put_job_type",
     "demand",
     "enqueue_batch_v1",
+    "lead_v1",
+    "resign_v1",
+    "observe_v1",
+    "watch_v1",
+    "record_v1",
+    "drain_v1",
+    "drained_v1",
+    "lost_v1",
+    "put_schedule",
+    "enable_schedule",
+    "disable_schedule",
+    "run_schedule",
+    "due_schedules_v1",
+    "plan_v1",
+    "tick_v1",
 ];
-const VIEWS: [&str; 4] = ["jobs", "queues", "workers", "job_types"];
+const VIEWS: [&str; 6] = ["jobs", "queues", "workers", "job_types", "decisions", "schedules"];
 const CARRIED: [&str; 4] = ["payload", "result", "headers", "progress"];
 
 #[tokio::test]
@@ -106,7 +121,9 @@ async fn no_role_has_a_table_or_sequence_and_readers_see_views_without_what_jobs
                 let view = kind == "v" && VIEWS.contains(&name.as_str());
                 let may = view
                     && match role {
-                        "rowlock_reader" => name != "jobs" || !CARRIED.contains(&column.as_str()),
+                        "rowlock_reader" => {
+                            !["jobs", "schedules"].contains(&name.as_str()) || !CARRIED.contains(&column.as_str())
+                        }
                         "rowlock_admin" => true,
                         _ => false,
                     };
@@ -193,9 +210,13 @@ async fn calls_beyond_a_role_are_refused_and_those_within_work() {
                 "SELECT * FROM rowlock.queues",
                 "SELECT * FROM rowlock.workers",
                 "SELECT * FROM rowlock.job_types",
+                "SELECT * FROM rowlock.decisions",
+                "SELECT name, next_at FROM rowlock.schedules",
             ],
             &[
                 "SELECT * FROM rowlock.jobs",
+                "SELECT payload FROM rowlock.schedules",
+                "SELECT rowlock.run_schedule('s')",
                 "SELECT payload FROM rowlock.jobs",
                 "SELECT headers FROM rowlock.jobs",
                 "SELECT result FROM rowlock.jobs",
@@ -220,9 +241,15 @@ async fn calls_beyond_a_role_are_refused_and_those_within_work() {
                 "SELECT rowlock.put_job_type('{\"name\": \"x\"}')",
                 "SELECT rowlock.enqueue('t')",
                 register,
+                "SELECT rowlock.put_schedule('{\"name\": \"s\", \"type\": \"t\", \"every\": \"1 hour\"}')",
+                "SELECT rowlock.run_schedule('s')",
+                "SELECT rowlock.lead_v1(gen_random_uuid(), 'c')",
+                "SELECT rowlock.observe_v1('{default}')",
             ],
             &[
                 "SELECT * FROM rowlock.ready",
+                "SELECT rowlock.fence(1)",
+                "UPDATE rowlock.leader SET epoch = 0",
                 "DELETE FROM rowlock.history",
                 "UPDATE rowlock.queue SET paused = true",
                 "SELECT rowlock.sweep()",
@@ -285,6 +312,12 @@ async fn a_callers_own_objects_shadow_nothing() {
         "SELECT rowlock.claim_v1(rowlock.register_worker_v1('w', 'i', '{default}', 1), '{default}', 1)",
         "SELECT rowlock.list_jobs()",
         "SELECT rowlock.demand()",
+        "SELECT rowlock.lead_v1('00000000-0000-0000-0000-000000000002', 'c')",
+        "SELECT rowlock.watch_v1(1, '{default}')",
+        "SELECT rowlock.observe_v1('{default}')",
+        "SELECT rowlock.put_schedule('{\"name\": \"s\", \"type\": \"t\", \"every\": \"1 hour\"}')",
+        "SELECT rowlock.drain_v1(1, '{00000000-0000-0000-0000-000000000001}')",
+        "SELECT rowlock.lost_v1(1, '{nobody}')",
         "SELECT * FROM rowlock.jobs",
         "SELECT * FROM rowlock.queues",
         "SELECT rowlock.pause_queue('default')",

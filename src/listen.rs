@@ -22,17 +22,17 @@ use crate::{Error, Target};
 
 /// Whether somebody listens. If nobody can, polling goes on as it always does.
 #[derive(Debug, Default)]
-pub(super) struct Listener(AtomicBool);
+pub(crate) struct Listener(AtomicBool);
 
 impl Listener {
-    pub(super) fn connected(&self) -> bool {
+    pub(crate) fn connected(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 }
 
 /// Listens until `end`, anew whenever it is cut off or deaf. It speaks to itself every `ping`, and waits no
 /// longer for the echo.
-pub(super) fn listen(
+pub(crate) fn listen(
     target: Target,
     worker: Uuid,
     ping: Duration,

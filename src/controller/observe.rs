@@ -1,0 +1,276 @@
+//! One look at the database: what is demanded of the queues, and which workers there are.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::{Duration, Instant},
+};
+
+use chrono::{DateTime, Utc};
+use serde::Deserialize;
+use uuid::Uuid;
+
+use super::{
+    demand::{Connections, Demand, TypeDemand},
+    rates::Rates,
+    store::{Heads, Store},
+};
+use crate::Error;
+
+/// Heads are believed for so long: a job that went back to an old place, or was committed late, is older than them.
+const SWEEP: Duration = Duration::from_secs(30);
+
+/// What one look saw.
+pub(super) struct Seen {
+    pub now: DateTime<Utc>,
+    pub workers: Vec<WorkerRow>,
+    types: Vec<TypeDemand>,
+    oldest_transaction_seconds: Option<f64>,
+    free_connections: u32,
+}
+
+/// A worker whose lease holds.
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct WorkerRow {
+    pub id: Uuid,
+    pub identity: String,
+    pub slots: u32,
+    pub draining: bool,
+    pub running: u64,
+}
+
+/// What `observe_v1` answers.
+#[derive(Deserialize)]
+struct Document {
+    now: DateTime<Utc>,
+    types: Vec<TypeRow>,
+    lanes: Vec<LaneRow>,
+    soon: Vec<SoonRow>,
+    ended: Vec<EndedRow>,
+    running: Vec<RunningRow>,
+    workers: Vec<WorkerRow>,
+    oldest_transaction_seconds: Option<f64>,
+    free_connections: u32,
+}
+
+#[derive(Deserialize)]
+struct TypeRow {
+    queue: String,
+    #[serde(rename = "type")]
+    job_type: String,
+    paused: bool,
+    pending: i64,
+    scheduled: i64,
+    running: i64,
+    enqueued: i64,
+    retried: i64,
+    ended: i64,
+    expected_seconds: Option<f64>,
+}
+
+#[derive(Deserialize)]
+struct LaneRow {
+    queue: String,
+    id: i32,
+    rank: i16,
+    first: i64,
+    last_age_seconds: f64,
+    types: HashMap<String, f64>,
+}
+
+#[derive(Deserialize)]
+struct SoonRow {
+    queue: String,
+    #[serde(rename = "type")]
+    job_type: String,
+    jobs: u64,
+}
+
+#[derive(Deserialize)]
+struct EndedRow {
+    queue: String,
+    #[serde(rename = "type")]
+    job_type: String,
+    jobs: f64,
+    seconds: f64,
+}
+
+#[derive(Deserialize)]
+struct RunningRow {
+    queue: String,
+    #[serde(rename = "type")]
+    job_type: String,
+    age_seconds: f64,
+}
+
+/// Looks again and again, and remembers what a single look cannot tell.
+#[derive(Default)]
+pub(super) struct Observer {
+    rates: Rates,
+    last: Option<DateTime<Utc>>,
+    heads: BTreeMap<(i32, i16), i64>,
+    swept: Option<Instant>,
+}
+
+impl Observer {
+    pub(super) async fn look(&mut self, store: &Store, queues: &[String], soon: f64) -> Result<Seen, Error> {
+        if self.swept.is_none_or(|at| at.elapsed() > SWEEP) {
+            self.heads.clear();
+            self.swept = Some(Instant::now());
+        }
+        let mut heads = Heads::default();
+        for ((queue, rank), first) in &self.heads {
+            heads.queues.push(*queue);
+            heads.ranks.push(*rank);
+            heads.after.push(*first);
+        }
+        let answer = store.observe(queues, self.last, soon, &heads).await?;
+        let document = serde_json::from_value(answer)
+            .map_err(|source| Error::Json { what: "what observe_v1 answered", source })?;
+        Ok(self.learn(document))
+    }
+
+    fn learn(&mut self, document: Document) -> Seen {
+        let now = document.now;
+        self.last = Some(now);
+        // An empty lane keeps its head: its dead rows are still there.
+        self.heads.extend(document.lanes.iter().map(|l| ((l.id, l.rank), l.first)));
+        for t in &document.types {
+            // A job becomes due when it comes, or when its time does; a retry becomes due anew.
+            self.rates.count(&t.queue, &t.job_type, now, t.enqueued - t.scheduled + t.retried, t.ended + t.retried);
+        }
+        for e in &document.ended {
+            self.rates.ended(&e.queue, &e.job_type, e.jobs, e.seconds);
+        }
+        self.rates.forget(now);
+        let types = document.types.iter().map(|t| self.demand(t, &document)).collect();
+        Seen {
+            now,
+            types,
+            workers: document.workers,
+            oldest_transaction_seconds: document.oldest_transaction_seconds,
+            free_connections: document.free_connections,
+        }
+    }
+
+    fn demand(&self, t: &TypeRow, document: &Document) -> TypeDemand {
+        let rate = self.rates.of(&t.queue, &t.job_type, document.now);
+        let this = |queue: &str, job_type: &str| queue == t.queue && job_type == t.job_type;
+        let soon = document.soon.iter().find(|s| this(&s.queue, &s.job_type)).map_or(0, |s| s.jobs);
+        // No worker claims from a paused queue.
+        let claimable = |jobs: u64| if t.paused { 0 } else { jobs };
+        TypeDemand {
+            queue: t.queue.clone(),
+            job_type: t.job_type.clone(),
+            pending: claimable(t.pending.max(0).unsigned_abs()),
+            scheduled_soon: claimable(soon),
+            running: t.running.max(0).unsigned_abs(),
+            oldest_age_seconds: if t.pending > 0 { oldest_age(t, &document.lanes) } else { 0.0 },
+            running_age_seconds: document.running.iter().find(|r| this(&r.queue, &r.job_type)).map(|r| r.age_seconds),
+            ended_10s: Some(rate.ended_10s),
+            rate_10s: rate.due_10s,
+            rate_60s: rate.due_60s,
+            service_seconds: rate.service,
+            expected_seconds: t.expected_seconds,
+        }
+    }
+}
+
+/// Of the type's first job among the lanes' first ones; if it has none there, no more than what those have.
+fn oldest_age(t: &TypeRow, lanes: &[LaneRow]) -> f64 {
+    let lanes = || lanes.iter().filter(|l| l.queue == t.queue);
+    let oldest = lanes()
+        .filter_map(|l| l.types.get(&t.job_type))
+        .copied()
+        .fold(None, |a: Option<f64>, b| Some(a.map_or(b, |a| a.max(b))));
+    oldest.unwrap_or_else(|| lanes().map(|l| l.last_age_seconds).fold(0.0, f64::max)).max(0.0)
+}
+
+impl Seen {
+    /// The demand on some of the queues.
+    pub(super) fn demand(&self, queues: &[String], connections_per_replica: u32) -> Demand {
+        Demand {
+            types: self.types.iter().filter(|t| queues.contains(&t.queue)).cloned().collect(),
+            oldest_transaction_seconds: self.oldest_transaction_seconds,
+            connections: Some(Connections { free: self.free_connections, per_replica: connections_per_replica }),
+        }
+    }
+
+    /// Queues in which a NOTIFY is worth its cost: nothing waits, and little comes.
+    pub(super) fn quiet(&self, queues: &[String]) -> Vec<String> {
+        const LITTLE: f64 = 20.0;
+        let busy = |q: &String| {
+            let types = || self.types.iter().filter(move |t| t.queue == *q);
+            types().any(|t| t.pending > 0) || types().map(|t| t.rate_10s).sum::<f64>() > LITTLE
+        };
+        queues.iter().filter(|q| !busy(q)).cloned().collect()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn seen(observer: &mut Observer, change: impl FnOnce(&mut Value)) -> Seen {
+        let mut document = json!({
+            "now": "2026-01-01T00:00:00.5+00:00",
+            "types": [
+                {"queue": "a", "type": "t", "paused": false, "pending": 7, "scheduled": 3, "running": 2, "enqueued": 20,
+                 "retried": 1, "ended": 9, "expected_seconds": 0.5},
+                {"queue": "a", "type": "u", "paused": false, "pending": 1, "scheduled": 0, "running": 0, "enqueued": 1,
+                 "retried": 0, "ended": 0, "expected_seconds": null}],
+            "lanes": [{"queue": "a", "id": 1, "rank": -6, "first": 40, "last_age_seconds": 2.0, "types": {"t": 4.0}}],
+            "soon": [{"queue": "a", "type": "t", "jobs": 3}],
+            "ended": [{"queue": "a", "type": "t", "jobs": 6, "seconds": 3.0}],
+            "running": [{"queue": "a", "type": "t", "age_seconds": 1.5}],
+            "workers": [], "oldest_transaction_seconds": null, "free_connections": 90,
+        });
+        change(&mut document);
+        observer.learn(serde_json::from_value(document).unwrap())
+    }
+
+    #[test]
+    fn a_look_becomes_demand() {
+        let demand = seen(&mut Observer::default(), |_| {}).demand(&["a".into()], 3);
+        let (t, u) = (&demand.types[0], &demand.types[1]);
+        assert_eq!((t.pending, t.scheduled_soon, t.running), (7, 3, 2));
+        assert_eq!((t.oldest_age_seconds, u.oldest_age_seconds), (4.0, 2.0), "the second is not among the first jobs");
+        assert_eq!((t.service_seconds, t.expected_seconds, t.running_age_seconds), (Some(0.5), Some(0.5), Some(1.5)));
+        assert_eq!(demand.connections, Some(Connections { free: 90, per_replica: 3 }));
+        assert_eq!(seen(&mut Observer::default(), |_| {}).demand(&["b".into()], 3).types, []);
+    }
+
+    #[test]
+    fn a_paused_queue_demands_nothing_new() {
+        let paused = seen(&mut Observer::default(), |d| d["types"][0]["paused"] = json!(true)).demand(&["a".into()], 3);
+        assert_eq!((paused.types[0].pending, paused.types[0].scheduled_soon, paused.types[0].running), (0, 0, 2));
+    }
+
+    #[test]
+    fn a_job_for_later_arrives_when_it_becomes_due() {
+        let mut observer = Observer::default();
+        seen(&mut observer, |_| {});
+        let later = seen(&mut observer, |d| {
+            d["now"] = json!("2026-01-01T00:00:05Z");
+            d["types"][0]["scheduled"] = json!(0);
+            d["types"][0]["pending"] = json!(10);
+        });
+        assert_eq!(later.demand(&["a".into()], 3).types[0].rate_10s, 0.3);
+    }
+
+    #[test]
+    fn a_lane_that_is_empty_keeps_its_head() {
+        let mut observer = Observer::default();
+        seen(&mut observer, |_| {});
+        seen(&mut observer, |d| d["lanes"] = json!([]));
+        assert_eq!(observer.heads.get(&(1, -6)), Some(&40));
+    }
+
+    #[test]
+    fn only_quiet_queues_are_worth_a_notify() {
+        let seen = seen(&mut Observer::default(), |_| {});
+        assert_eq!(seen.quiet(&["a".into(), "b".into()]), ["b"]);
+    }
+}

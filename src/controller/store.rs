@@ -1,0 +1,222 @@
+//! The controller's SQL, and nothing else calls it.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use deadpool_postgres::Pool;
+use serde_json::Value;
+use tokio_postgres::{
+    Row,
+    types::{FromSql, ToSql, Type},
+};
+use uuid::Uuid;
+
+use crate::{Error, JobQueue};
+
+/// No call takes longer: a leader that hangs is none.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What `lead_v1` answered.
+pub(super) struct Led {
+    /// None: another leads.
+    pub epoch: Option<i64>,
+    pub leader: String,
+    pub left: Duration,
+}
+
+/// A schedule that has to be planned, or is due.
+pub(super) struct DueSchedule {
+    pub name: String,
+    pub cron: Option<String>,
+    pub every: Option<Duration>,
+    pub timezone: String,
+    pub catch_up: String,
+    pub next_at: Option<DateTime<Utc>>,
+    pub seen: DateTime<Utc>,
+    pub now: DateTime<Utc>,
+}
+
+/// Where each lane's first job was a moment ago.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Heads {
+    pub queues: Vec<i32>,
+    pub ranks: Vec<i16>,
+    pub after: Vec<i64>,
+}
+
+#[derive(Clone)]
+pub(super) struct Store {
+    pool: Pool,
+}
+
+type Args<'a> = [(&'a (dyn ToSql + Sync), Type)];
+
+impl Store {
+    pub(super) fn new(queue: &JobQueue) -> Store {
+        Store { pool: queue.pool().clone() }
+    }
+
+    async fn rows(&self, sql: &str, args: &Args<'_>) -> Result<Vec<Row>, Error> {
+        let call = async { Ok(self.pool.get().await?.query_typed(sql, args).await?) };
+        let late = || Error::Pool(format!("no answer from the database within {} s", PATIENCE.as_secs()));
+        tokio::time::timeout(PATIENCE, call).await.map_err(|_| late())?
+    }
+
+    async fn one<T: for<'a> FromSql<'a>>(&self, sql: &str, args: &Args<'_>) -> Result<T, Error> {
+        Ok(self.rows(sql, args).await?[0].try_get(0)?)
+    }
+
+    async fn list<T: for<'a> FromSql<'a>>(&self, sql: &str, args: &Args<'_>) -> Result<Vec<T>, Error> {
+        self.rows(sql, args).await?.iter().map(|r| Ok(r.try_get(0)?)).collect()
+    }
+
+    pub(super) async fn lead(&self, holder: Uuid, name: &str, lease: Duration) -> Result<Led, Error> {
+        let rows = self
+            .rows(
+                "SELECT epoch, leader, left_seconds FROM rowlock.lead_v1($1, $2, $3)",
+                &[(&holder, Type::UUID), (&name, Type::TEXT), (&lease.as_secs_f64(), Type::FLOAT8)],
+            )
+            .await?;
+        Ok(Led {
+            epoch: rows[0].try_get(0)?,
+            leader: rows[0].try_get(1)?,
+            left: Duration::try_from_secs_f64(rows[0].try_get(2)?).unwrap_or_default(),
+        })
+    }
+
+    pub(super) async fn resign(&self, epoch: i64) -> Result<(), Error> {
+        self.rows("SELECT rowlock.resign_v1($1)", &[(&epoch, Type::INT8)]).await.map(drop)
+    }
+
+    /// A round of keeping: whether this is the keeper, and how many jobs became due.
+    pub(super) async fn keep(&self, holder: Uuid) -> Result<(bool, i32, i32), Error> {
+        let rows =
+            self.rows("SELECT keeper, promoted, rescued FROM rowlock.keep_v1($1)", &[(&holder, Type::UUID)]).await?;
+        Ok((rows[0].try_get(0)?, rows[0].try_get(1)?, rows[0].try_get(2)?))
+    }
+
+    pub(super) async fn observe(
+        &self,
+        queues: &[String],
+        after: Option<DateTime<Utc>>,
+        soon: f64,
+        heads: &Heads,
+    ) -> Result<Value, Error> {
+        self.one(
+            "SELECT rowlock.observe_v1($1, $2, $3, $4, $5, $6)",
+            &[
+                (&queues, Type::TEXT_ARRAY),
+                (&after, Type::TIMESTAMPTZ),
+                (&soon, Type::FLOAT8),
+                (&heads.queues, Type::INT4_ARRAY),
+                (&heads.ranks, Type::INT2_ARRAY),
+                (&heads.after, Type::INT8_ARRAY),
+            ],
+        )
+        .await
+    }
+
+    pub(super) async fn watch(&self, epoch: i64, queues: &[String]) -> Result<(), Error> {
+        self.rows("SELECT rowlock.watch_v1($1, $2)", &[(&epoch, Type::INT8), (&queues, Type::TEXT_ARRAY)])
+            .await
+            .map(drop)
+    }
+
+    pub(super) async fn record(&self, epoch: i64, decisions: &Value) -> Result<(), Error> {
+        self.rows("SELECT rowlock.record_v1($1, $2)", &[(&epoch, Type::INT8), (decisions, Type::JSONB)]).await.map(drop)
+    }
+
+    /// The highest need of the last `window`, in slots, by what was recorded.
+    pub(super) async fn highest_need(&self, deployment: &str, window: Duration) -> Result<Option<f64>, Error> {
+        self.one(
+            "SELECT max((inputs ->> 'need_slots')::float8) FROM rowlock.decisions
+              WHERE deployment = $1 AND at > clock_timestamp() - make_interval(secs => $2)",
+            &[(&deployment, Type::TEXT), (&window.as_secs_f64(), Type::FLOAT8)],
+        )
+        .await
+    }
+
+    /// Marks idle workers as draining; which.
+    pub(super) async fn drain(&self, epoch: i64, workers: &[Uuid]) -> Result<Vec<Uuid>, Error> {
+        let args: &Args<'_> = &[(&epoch, Type::INT8), (&workers, Type::UUID_ARRAY)];
+        self.list("SELECT worker FROM rowlock.drain_v1($1, $2)", args).await
+    }
+
+    /// Which of them are idle still; the others drain no longer.
+    pub(super) async fn drained(&self, epoch: i64, workers: &[Uuid]) -> Result<Vec<Uuid>, Error> {
+        let args: &Args<'_> = &[(&epoch, Type::INT8), (&workers, Type::UUID_ARRAY)];
+        self.list("SELECT worker FROM rowlock.drained_v1($1, $2)", args).await
+    }
+
+    /// Puts back what replicas ran that are gone; how many jobs.
+    pub(super) async fn lost(&self, epoch: i64, replicas: &[String]) -> Result<i32, Error> {
+        self.one("SELECT rowlock.lost_v1($1, $2)", &[(&epoch, Type::INT8), (&replicas, Type::TEXT_ARRAY)]).await
+    }
+
+    pub(super) async fn due_schedules(&self, within: Duration) -> Result<Vec<DueSchedule>, Error> {
+        let rows = self
+            .rows(
+                "SELECT name, cron, every_seconds, timezone, catch_up, next_at, updated_at, now FROM rowlock.due_schedules_v1($1)",
+                &[(&within.as_secs_f64(), Type::FLOAT8)],
+            )
+            .await?;
+        let read = |r: &Row| {
+            Ok(DueSchedule {
+                name: r.try_get(0)?,
+                cron: r.try_get(1)?,
+                every: r.try_get::<_, Option<f64>>(2)?.and_then(|s| Duration::try_from_secs_f64(s).ok()),
+                timezone: r.try_get(3)?,
+                catch_up: r.try_get(4)?,
+                next_at: r.try_get(5)?,
+                seen: r.try_get(6)?,
+                now: r.try_get(7)?,
+            })
+        };
+        rows.iter().map(read).collect()
+    }
+
+    pub(super) async fn plan(
+        &self,
+        epoch: i64,
+        schedule: &DueSchedule,
+        next: Option<DateTime<Utc>>,
+        fault: Option<&str>,
+    ) -> Result<(), Error> {
+        self.rows(
+            "SELECT rowlock.plan_v1($1, $2, $3, $4, $5)",
+            &[
+                (&epoch, Type::INT8),
+                (&schedule.name, Type::TEXT),
+                (&schedule.seen, Type::TIMESTAMPTZ),
+                (&next, Type::TIMESTAMPTZ),
+                (&fault, Type::TEXT),
+            ],
+        )
+        .await
+        .map(drop)
+    }
+
+    /// The jobs it enqueued.
+    pub(super) async fn tick(
+        &self,
+        epoch: i64,
+        schedule: &DueSchedule,
+        ticks: &[DateTime<Utc>],
+        next: Option<DateTime<Utc>>,
+        fault: Option<&str>,
+    ) -> Result<Vec<Uuid>, Error> {
+        self.list(
+            "SELECT * FROM rowlock.tick_v1($1, $2, $3, $4, $5, $6, $7)",
+            &[
+                (&epoch, Type::INT8),
+                (&schedule.name, Type::TEXT),
+                (&schedule.seen, Type::TIMESTAMPTZ),
+                (&schedule.next_at, Type::TIMESTAMPTZ),
+                (&ticks, Type::TIMESTAMPTZ_ARRAY),
+                (&next, Type::TIMESTAMPTZ),
+                (&fault, Type::TEXT),
+            ],
+        )
+        .await
+    }
+}

@@ -1,0 +1,180 @@
+//! One turn of the leader: look, decide for each Deployment, record, act.
+
+use std::{collections::HashMap, time::Duration};
+
+use serde_json::Value;
+
+use super::{
+    decide::decide,
+    decision::Decision,
+    demand::Current,
+    limits::Limits,
+    memory::{self, Memory},
+    observe::{Observer, Seen},
+    scale_in,
+    store::Store,
+    target::{Scaled, Target},
+};
+
+/// What a worker needs while it works: its pool is used by the loop, the heartbeat, the keeper, and jobs'
+/// progress; one more is for LISTEN.
+const CONNECTIONS_PER_REPLICA: u32 = 5;
+/// Jobs for later count so far ahead, until starts were measured.
+const SOON: f64 = 2.0;
+
+pub(super) struct Turns<T> {
+    pub target: T,
+    store: Store,
+    epoch: i64,
+    observer: Observer,
+    memories: HashMap<String, Memory>,
+    /// Queues with a NOTIFY for us.
+    watched: Vec<String>,
+    /// Replicas that have ended, until the database was told.
+    gone: Vec<String>,
+}
+
+impl<T: Target> Turns<T> {
+    pub(super) fn new(store: Store, target: T) -> Turns<T> {
+        Turns {
+            target,
+            store,
+            epoch: -1,
+            observer: Observer::default(),
+            memories: HashMap::new(),
+            watched: Vec::new(),
+            gone: Vec::new(),
+        }
+    }
+
+    /// Does it, and answers when the next one is due at the latest; none: in its usual time.
+    pub(super) async fn turn(&mut self, epoch: i64) -> anyhow::Result<Option<Duration>> {
+        if self.epoch != epoch {
+            // Another led, or might have: what was seen before is not a history.
+            self.epoch = epoch;
+            self.observer = Observer::default();
+            self.memories.clear();
+            self.watched.clear();
+        }
+        let look = self.target.look().await?;
+        self.gone.extend(look.gone);
+        if !self.gone.is_empty() {
+            let jobs = self.store.lost(epoch, &self.gone).await?;
+            tracing::debug!(replicas = self.gone.len(), jobs, "replicas have ended");
+            self.gone.clear();
+        }
+        let queues = queues(&look.deployments);
+        if queues.is_empty() {
+            return Ok(None);
+        }
+        let soon = self.memories.values().filter_map(Memory::start_seconds).fold(SOON, f64::max);
+        let seen = self.observer.look(&self.store, &queues, soon).await?;
+        let mut rows = Vec::new();
+        let mut acts = Vec::new();
+        self.memories.retain(|name, _| look.deployments.iter().any(|s| s.name == *name));
+        for scaled in &look.deployments {
+            let limits = match &scaled.limits {
+                Ok(limits) => limits,
+                Err(error) => {
+                    tracing::error!(deployment = scaled.name, %error, "not scaled");
+                    continue;
+                }
+            };
+            let (current, decision) = self.decide(scaled, limits, &seen).await?;
+            let memory = self.memories.entry(scaled.name.clone()).or_default();
+            if memory.is_news(&decision) {
+                rows.push(memory::row(&scaled.name, &decision)?);
+                memory.stored(&decision);
+            }
+            memory.remember(&decision, limits);
+            acts.push((scaled, current, decision));
+        }
+        if !rows.is_empty() {
+            // Before anything is done: what cannot be recorded, because another leads, is not done.
+            self.store.record(epoch, &Value::Array(rows)).await?;
+        }
+        for (scaled, current, decision) in acts {
+            self.act(scaled, &current, &decision, &seen).await?;
+        }
+        let again = self.watch(seen.quiet(&queues)).await?;
+        let next = self.memories.values().filter_map(|m| m.scale_in.due_in()).min();
+        Ok(if again { Some(Duration::ZERO) } else { next })
+    }
+
+    async fn decide(&mut self, scaled: &Scaled, limits: &Limits, seen: &Seen) -> anyhow::Result<(Current, Decision)> {
+        let demand = seen.demand(&limits.queues, CONNECTIONS_PER_REPLICA);
+        let known = self.memories.contains_key(&scaled.name);
+        let memory = self.memories.entry(scaled.name.clone()).or_default();
+        let current = memory.current(scaled, &seen.workers);
+        if !known {
+            let highest = self.store.highest_need(&scaled.name, memory::kept(limits)).await?;
+            memory.restore(seen.now, highest, current.replicas, limits);
+        }
+        let decision = decide(Some(&demand), limits, &current, &memory.history, seen.now);
+        Ok((current, decision))
+    }
+
+    async fn act(
+        &mut self,
+        scaled: &Scaled,
+        current: &Current,
+        decision: &Decision,
+        seen: &Seen,
+    ) -> anyhow::Result<()> {
+        let Some(memory) = self.memories.get_mut(&scaled.name) else { return Ok(()) };
+        let stopped = memory.scale_in.finish(&self.store, self.epoch, &mut self.target, &scaled.name).await?;
+        if stopped > 0 {
+            tracing::info!(deployment = scaled.name, stopped, "idle replicas are stopped");
+        }
+        if decision.dry_run || decision.wanted == decision.current {
+            return Ok(());
+        }
+        if decision.wanted > decision.current {
+            tracing::info!(
+                deployment = scaled.name,
+                from = decision.current,
+                to = decision.wanted,
+                reason = decision.reason.name(),
+                "scaling out"
+            );
+            // Those on their way out are there still, and do not count.
+            let leaving = u32::try_from(scaled.replicas.len()).unwrap_or(u32::MAX).saturating_sub(current.replicas);
+            return self.target.grow(&scaled.name, decision.wanted.saturating_add(leaving)).await;
+        }
+        if !memory.scale_in.is_under_way() {
+            let chosen = scale_in::choose(scaled, &seen.workers, decision.current - decision.wanted);
+            if !chosen.is_empty() {
+                let marked = memory.scale_in.begin(&self.store, self.epoch, chosen).await?;
+                tracing::info!(
+                    deployment = scaled.name,
+                    from = decision.current,
+                    to = decision.wanted,
+                    marked,
+                    reason = decision.reason.name(),
+                    "scaling in"
+                );
+            }
+        }
+        Ok(())
+    }
+
+    /// Asks for a NOTIFY of the quiet queues, and of no other. True if one was added: a job may have come to it
+    /// between the look and the question.
+    async fn watch(&mut self, quiet: Vec<String>) -> anyhow::Result<bool> {
+        if quiet == self.watched {
+            return Ok(false);
+        }
+        self.store.watch(self.epoch, &quiet).await?;
+        let added = quiet.iter().any(|q| !self.watched.contains(q));
+        self.watched = quiet;
+        Ok(added)
+    }
+}
+
+fn queues(deployments: &[Scaled]) -> Vec<String> {
+    let mut queues: Vec<String> =
+        deployments.iter().filter_map(|s| s.limits.as_ref().ok()).flat_map(|l| l.queues.clone()).collect();
+    queues.sort();
+    queues.dedup();
+    queues
+}
