@@ -169,6 +169,8 @@ pub(super) struct Controller {
     /// A direct connection for LISTEN, where the database URL is a pooler's.
     #[arg(long, env = "ROWLOCK_LISTEN_URL", hide_env_values = true)]
     pub listen_url: Option<String>,
+    #[command(flatten)]
+    pub serve: Serve,
 }
 
 #[derive(clap::Args)]
@@ -271,6 +273,25 @@ pub(super) struct Worker {
     /// End when standard input does: whoever started it holds the other end.
     #[arg(long, hide = true)]
     pub leash: bool,
+    #[command(flatten)]
+    pub serve: Serve,
+}
+
+/// What every process that goes on for long has.
+#[derive(clap::Args)]
+pub(super) struct Serve {
+    /// Where to serve /livez, /readyz and /metrics; port 0 finds a free one. By default 127.0.0.1:9464, if free.
+    #[arg(long, env = "ROWLOCK_HTTP", value_name = "ADDR")]
+    pub http: Option<std::net::SocketAddr>,
+    /// How to log; by default json in a cluster, else text.
+    #[arg(long, env = "ROWLOCK_LOG_FORMAT")]
+    pub log_format: Option<LogFormat>,
+}
+
+#[derive(Clone, Copy, ValueEnum, PartialEq, Debug)]
+pub(super) enum LogFormat {
+    Text,
+    Json,
 }
 
 #[derive(clap::Args)]
@@ -299,6 +320,8 @@ pub(super) struct Dev {
     /// Jobs at once in each.
     #[arg(long, env = "ROWLOCK_CONCURRENCY", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=10_000))]
     pub concurrency: u16,
+    #[command(flatten)]
+    pub serve: Serve,
 }
 
 #[derive(clap::Args)]

@@ -57,8 +57,14 @@ pub(super) async fn live(
     let home = Arc::new(Home::new(session.id(), 2 * options.concurrency).map_err(|e| io("a place for files", &e))?);
     let beside = CancellationToken::new();
     let _end_beside = beside.clone().drop_guard();
-    let (beats, heartbeat) =
-        lease::heartbeat(session.clone(), asked, home.clone(), shutdown.drain.clone(), beside.clone());
+    let (beats, heartbeat) = lease::heartbeat(
+        session.clone(),
+        asked,
+        home.clone(),
+        options.facts.clone(),
+        shutdown.drain.clone(),
+        beside.clone(),
+    );
     let guardian = options.guardian.clone().map(|program| Guardian::start(program, session.id(), home.clone()));
     let _guardian = guardian.transpose().map_err(|e| io("the guardian", &e))?;
     let wake = Arc::new(Notify::new());

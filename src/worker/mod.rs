@@ -22,7 +22,7 @@ use std::{path::PathBuf, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 pub use self::launch::Kind;
-use crate::{Error, JobQueue};
+use crate::{Error, JobQueue, metrics::Facts};
 
 /// How a worker works.
 #[derive(Debug, Clone)]
@@ -49,6 +49,8 @@ pub struct WorkerOptions {
     /// The program `rowlock`, to be started as the guardian of this worker's processes. Without one they
     /// outlive a worker that is killed.
     pub guardian: Option<PathBuf>,
+    /// Where it leaves what it knows of itself, for [`crate::http`].
+    pub facts: Facts,
 }
 
 impl Default for WorkerOptions {
@@ -64,6 +66,7 @@ impl Default for WorkerOptions {
             name: None,
             listen_url: None,
             guardian: None,
+            facts: Facts::new("worker"),
         }
     }
 }

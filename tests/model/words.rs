@@ -16,6 +16,9 @@ pub const TABLES: [&str; 11] = [
     "history",
     "tally",
     "total",
+    "total_reason",
+    "total_time",
+    "label",
     "lane",
 ];
 

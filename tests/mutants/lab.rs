@@ -20,6 +20,9 @@ const TABLES: [&str; 12] = [
     "history",
     "tally",
     "total",
+    "total_reason",
+    "total_time",
+    "label",
     "lane",
     "job_type",
 ];
