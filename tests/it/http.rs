@@ -29,7 +29,7 @@ use crate::{
 pub async fn get(address: SocketAddr, path: &str) -> (u16, String) {
     let answer = async {
         let mut stream = TcpStream::connect(address).await?;
-        let head = format!("GET {path} HTTP/1.1\r\nHost: rowlock\r\nConnection: close\r\n\r\n");
+        let head = format!("GET {path} HTTP/1.0\r\nHost: rowlock\r\nConnection: close\r\n\r\n");
         stream.write_all(head.as_bytes()).await?;
         let mut text = String::new();
         stream.read_to_string(&mut text).await?;

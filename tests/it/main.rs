@@ -17,6 +17,7 @@ mod other_clients;
 mod payload;
 mod pgbouncer;
 mod plans;
+mod prometheus;
 mod proxy;
 mod roles;
 mod simulate;
