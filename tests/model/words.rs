@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::call::{KEYS, KINDS, New, QUEUES, UNIT};
 
 /// Every table a sequence leaves something in.
-pub const TABLES: [&str; 11] = [
+pub const TABLES: [&str; 14] = [
     "ready",
     "scheduled",
     "unique_key",
