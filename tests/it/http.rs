@@ -48,16 +48,17 @@ pub async fn serving(url: &str) -> (Served, Facts) {
     (http::serve("127.0.0.1:0".parse().unwrap(), state).await.unwrap(), facts)
 }
 
-/// The program as a worker that serves, and where.
-pub fn working(db: &Db, args: &[&str]) -> (Program, SocketAddr) {
+/// The program as a worker or controller that serves, and where.
+pub fn started(db: &Db, what: &str) -> (Program, SocketAddr) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_rowlock"));
-    command.args(["worker", "--http", "127.0.0.1:0", "--log-format", "json"]).args(args).env_clear();
+    command.args([what, "--http", "127.0.0.1:0", "--log-format", "json"]).env_clear();
     command.env("PATH", std::env::var_os("PATH").unwrap()).env("DATABASE_URL", &db.url);
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
     let address = lines
         .by_ref()
-        .map(|line| serde_json::from_str::<serde_json::Value>(&line.unwrap()).unwrap())
+        // Every line but messages to people, which are not the log's.
+        .filter_map(|line| serde_json::from_str::<serde_json::Value>(&line.unwrap()).ok())
         .find_map(|line| line["address"].as_str().map(|a| a.parse().unwrap()))
         .expect("it says where it serves");
     std::thread::spawn(move || lines.for_each(drop));
@@ -67,7 +68,7 @@ pub fn working(db: &Db, args: &[&str]) -> (Program, SocketAddr) {
 #[tokio::test]
 async fn a_worker_is_alive_and_ready_and_tells_its_metrics() {
     let db = database().await;
-    let (_worker, at) = working(&db, &[]);
+    let (_worker, at) = started(&db, "worker");
     assert_eq!(get(at, "/livez").await, (200, "ok\n".to_owned()));
     eventually("it is ready", || async { get(at, "/readyz").await.0 == 200 }).await;
     let (_, list) = get(at, "/readyz").await;
@@ -78,6 +79,36 @@ async fn a_worker_is_alive_and_ready_and_tells_its_metrics() {
     let (code, text) = get(at, "/metrics").await;
     assert_eq!((code, samples(&text)["rowlock_database_up"]), (200, 1.0));
     assert_eq!(get(at, "/nothing").await.0, 404);
+}
+
+#[tokio::test]
+async fn of_two_controllers_both_are_ready_one_leads_and_when_it_dies_the_other_does() {
+    let db = database().await;
+    let (mut first, a) = started(&db, "controller");
+    let leads = async |at| samples(&get(at, "/metrics").await.1)["rowlock_leader"];
+    eventually("the first leads", async || leads(a).await == 1.0).await;
+    let (_second, b) = started(&db, "controller");
+    eventually("the second is ready", async || get(b, "/readyz").await.0 == 200).await;
+    assert_eq!((leads(a).await, leads(b).await), (1.0, 0.0));
+    for (at, role) in [(a, "leader"), (b, "follower")] {
+        let (code, list) = get(at, "/readyz").await;
+        assert!(code == 200 && list.contains(&format!("[+] role: {role}\n")), "{list}");
+    }
+    let counters = async |at| -> Vec<_> {
+        let all = samples(&get(at, "/metrics").await.1);
+        all.into_iter().filter(|(name, _)| name.contains("_total") || name.contains("rowlock_job_")).collect()
+    };
+    db.enqueue().await;
+    eventually("both tell the same totals", async || {
+        let told = counters(a).await;
+        !told.is_empty() && told == counters(b).await
+    })
+    .await;
+    let before = counters(a).await;
+    first.0.kill().unwrap();
+    first.0.wait().unwrap();
+    eventually("the second leads", async || leads(b).await == 1.0).await;
+    assert_eq!(counters(b).await, before);
 }
 
 #[tokio::test]

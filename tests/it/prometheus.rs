@@ -12,8 +12,8 @@ use rowlock::metrics::{METRICS, Replicas};
 use serde_json::{Value, json};
 
 use crate::{
-    http::{get, serving, working},
-    metrics::samples,
+    http::{get, serving, started},
+    metrics::{decided, samples},
     support::eventually,
     work::{drain, put_type, shell, with_type},
 };
@@ -186,7 +186,7 @@ async fn every_query_of_the_dashboard_finds_something_in_a_scrape_of_a_real_run(
 
     let (q, db) = with_type(json!({"command": ["true"]})).await;
     put_type(&db, json!({"name": "bad", "command": ["false"], "max_retries": 1, "backoff": {"base": 0.01}})).await;
-    let (_worker, at) = working(&db, &[]);
+    let (_worker, at) = started(&db, "worker");
     let (controller, facts) = serving(&db.url).await;
     facts.set_leader(true);
     facts.set_replicas(vec![Replicas { deployment: "mail".into(), current: 1, wanted: 2, max: 3 }]);
@@ -207,9 +207,7 @@ async fn every_query_of_the_dashboard_finds_something_in_a_scrape_of_a_real_run(
         for job_type in ["t", "bad"] {
             q.enqueue(job_type, json!({})).await.unwrap();
         }
-        for what in ["decision", "error"] {
-            db.run(&format!("SELECT rowlock.count_scaler_v1('mail', '{what}', 'pickup')")).await;
-        }
+        decided(&db).await;
         let mut missing = Vec::new();
         for query in left {
             let found = prometheus.query(&query).await;
