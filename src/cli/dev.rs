@@ -1,5 +1,7 @@
 //! `rowlock dev`: a private Postgres, a controller, and workers that come and go, on this machine.
 
+use std::time::Duration;
+
 use super::{
     args::Dev,
     catalog, demo,
@@ -17,6 +19,8 @@ use crate::{
     metrics::Facts,
     worker::Shutdown,
 };
+
+const DEMO_DELAY: Duration = Duration::from_secs(8);
 
 pub(super) async fn run(out: &Output, args: Dev) -> anyhow::Result<()> {
     let catalog = args.types.as_deref().map(catalog::read).transpose()?.unwrap_or_default();
@@ -78,7 +82,8 @@ fn limits(args: &Dev, queues: Vec<String>) -> Limits {
         max_replicas: args.max_workers,
         slots: Some(args.concurrency.into()),
         rule: Rule::TargetWait(args.target_wait),
-        scale_down_delay: args.scale_down_delay,
+        // The demo is to end, too.
+        scale_down_delay: if args.demo { args.scale_down_delay.min(DEMO_DELAY) } else { args.scale_down_delay },
         pin_replicas: args.workers,
         ..Limits::new(queues)
     }

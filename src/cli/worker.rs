@@ -35,6 +35,9 @@ pub(super) async fn run(queue: JobQueue, out: &Output, args: Worker) -> anyhow::
         end_with_stdin(&stop);
     }
     let summary = worker::run(queue, options, stop).await?;
+    if args.leash {
+        return Ok(()); // nobody reads it
+    }
     output::message("done");
     out.one(&summary, "worker")
 }

@@ -153,7 +153,10 @@ impl Observer {
     }
 
     fn demand(&self, t: &TypeRow, document: &Document) -> TypeDemand {
-        let rate = self.rates.of(&t.queue, &t.job_type, document.now);
+        let mut rate = self.rates.of(&t.queue, &t.job_type, document.now);
+        if t.paused {
+            (rate.due_10s, rate.due_60s) = (0.0, 0.0);
+        }
         let this = |queue: &str, job_type: &str| queue == t.queue && job_type == t.job_type;
         let soon = document.soon.iter().find(|s| this(&s.queue, &s.job_type)).map_or(0, |s| s.jobs);
         // No worker claims from a paused queue.

@@ -166,7 +166,8 @@ fn a_catalogue_is_checked_and_loaded_whole_or_not_at_all() {
     let refused = "types:\n  - {name: good, command: [x]}\n  - {name: bad, command: [x], max_retries: 40000}\n";
     run_with(&["types", "apply", "-f", "-"], refused).exits(4).says("type bad").says("max_retries");
     assert!(!run(&["types", "list", "-o", "name"]).out.contains("good"));
-    alone(&["types", "lint", "-f", "-"], "schedules: []\n").exits(4).says("not supported yet");
+    let never = "schedules:\n  - {name: s, type: t, cron: \"61 * * * *\"}\n";
+    alone(&["types", "lint", "-f", "-"], never).exits(4).says("line 2").says("cron");
     alone(&["types", "lint", "-f", "/nowhere.yaml"], "").exits(2).says("/nowhere.yaml");
     alone(&["types", "lint", "-f", "-"], TYPES).exits(0).says("2 types");
 }

@@ -5,6 +5,9 @@
 mod api;
 mod bad_input;
 mod cli;
+mod controller_lead;
+mod controller_scale;
+mod controller_schedule;
 mod decide;
 mod decide_always;
 mod exactly_once;

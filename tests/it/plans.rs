@@ -46,6 +46,7 @@ async fn a_million_waiting_jobs_cost_a_call_no_more_than_a_thousand() {
             ("queues", "SELECT * FROM rowlock.queues".to_owned()),
             ("metrics", METRICS.to_owned()),
             ("demand", "SELECT * FROM rowlock.demand()".to_owned()),
+            ("observe", "SELECT rowlock.observe_v1('{default}')".to_owned()),
             ("list", "SELECT * FROM rowlock.list_jobs('pending')".to_owned()),
             ("keep", format!("SELECT * FROM rowlock.keep_v1('{worker}')")),
         ];

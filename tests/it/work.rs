@@ -102,12 +102,16 @@ impl Working {
     }
 }
 
-/// The program as a worker; killed with the value.
+/// The program, as a worker or as something else; killed with the value.
 pub struct Program(pub Child);
 
 impl Program {
     pub fn start(db: &Db, args: &[&str]) -> Program {
-        Program(program(db).arg("worker").args(args).stdout(Stdio::null()).spawn().unwrap())
+        Program::run(db, &[&["worker"], args].concat())
+    }
+
+    pub fn run(db: &Db, args: &[&str]) -> Program {
+        Program(program(db).args(args).stdout(Stdio::null()).spawn().unwrap())
     }
 
     pub fn signal(&self, name: &str) {

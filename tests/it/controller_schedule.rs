@@ -1,0 +1,159 @@
+//! Schedules: in SQL, and with a controller that ticks.
+
+use std::time::Duration;
+
+use rowlock::{JobQueue, controller};
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::support::{Db, connect, database, eventually};
+
+async fn put(db: &Db, schedule: Value) {
+    db.client.execute("SELECT rowlock.put_schedule($1)", &[&schedule]).await.unwrap();
+}
+
+async fn lead(db: &Db) -> i64 {
+    db.one("SELECT epoch FROM rowlock.lead_v1(gen_random_uuid(), 'c')", &[]).await
+}
+
+#[tokio::test]
+async fn of_two_calls_for_one_tick_one_enqueues() {
+    let db = database().await;
+    put(&db, json!({"name": "s", "type": "t", "payload": {"a": 1}, "cron": "* * * * *"})).await;
+    let epoch = lead(&db).await;
+    db.run("UPDATE rowlock.schedule SET next_at = date_trunc('second', clock_timestamp()) - interval '3 s'").await;
+    let call = format!(
+        "SELECT rowlock.tick_v1({epoch}, name, updated_at, next_at, ARRAY[next_at, next_at + interval '1 s'], next_at + interval '1 hour') FROM rowlock.schedule"
+    );
+    let calls = (0..8).map(|_| async {
+        let client = connect(&db.url).await;
+        client.query(&call, &[]).await.unwrap().len()
+    });
+    let jobs: Vec<usize> = futures_util::future::join_all(calls).await;
+    assert_eq!(jobs.iter().sum::<usize>(), 2, "{jobs:?}");
+    assert_eq!(jobs.iter().filter(|n| **n > 0).count(), 1);
+    let row = db
+        .client
+        .query_one(
+            "SELECT min(payload ->> 'a'), count(DISTINCT headers ->> 'rowlock-tick'), min(headers ->> 'rowlock-schedule'),
+                    bool_and(execute_at = (headers ->> 'rowlock-tick')::timestamptz) FROM rowlock.jobs",
+            &[],
+        )
+        .await
+        .unwrap();
+    assert_eq!((row.get::<_, &str>(0), row.get::<_, i64>(1), row.get::<_, &str>(2), row.get(3)), ("1", 2, "s", true));
+    // The same instants again, whatever next_at was set to meanwhile.
+    db.run("UPDATE rowlock.schedule SET next_at = last_at").await;
+    assert_eq!(
+        db.client
+            .query(&call.replace("ARRAY[next_at, next_at + interval '1 s']", "ARRAY[next_at]"), &[])
+            .await
+            .unwrap()
+            .len(),
+        0
+    );
+    assert_eq!(db.one::<i64>("SELECT count(*) FROM rowlock.jobs", &[]).await, 2);
+}
+
+#[tokio::test]
+async fn a_tick_whose_job_is_refused_moves_nothing() {
+    let db = database().await;
+    put(&db, json!({"name": "s", "type": "t", "every": "1 minute"})).await;
+    let epoch = lead(&db).await;
+    db.run("UPDATE rowlock.schedule SET next_at = clock_timestamp() - interval '1 s', type = ''").await;
+    let call = format!(
+        "SELECT rowlock.tick_v1({epoch}, name, updated_at, next_at, ARRAY[next_at], next_at + interval '1 hour') FROM rowlock.schedule"
+    );
+    assert_eq!(db.refusal(&call).await.0, "RL001");
+    assert!(db.one::<bool>("SELECT last_at IS NULL AND next_at < clock_timestamp() FROM rowlock.schedule", &[]).await);
+    for ticks in [
+        "ARRAY[next_at, next_at]",
+        "ARRAY[next_at - interval '1 s']",
+        "ARRAY[clock_timestamp() + interval '1 min']",
+        "ARRAY[NULL::timestamptz]",
+    ] {
+        assert_eq!(db.refusal(&call.replace("ARRAY[next_at]", ticks)).await.0, "RL031", "{ticks}");
+    }
+}
+
+#[tokio::test]
+async fn schedules_are_put_enabled_disabled_and_run_and_wrong_ones_refused_by_field() {
+    let db = database().await;
+    put(&db, json!({"name": "s", "type": "t", "queue": "q", "cron": "0 0 * * *", "timezone": "Europe/Berlin"})).await;
+    db.run("UPDATE rowlock.schedule SET next_at = '2100-01-01'").await;
+    let next = "SELECT next_at = '2100-01-01' FROM rowlock.schedules";
+    put(&db, json!({"name": "s", "type": "u", "cron": "0 0 * * *", "timezone": "Europe/Berlin"})).await;
+    assert_eq!(db.one::<Option<bool>>(next, &[]).await, Some(true), "the same times: no tick is lost");
+    db.run("SELECT rowlock.enable_schedule('s')").await;
+    assert_eq!(db.one::<Option<bool>>(next, &[]).await, Some(true), "it was enabled");
+    put(&db, json!({"name": "s", "type": "u", "cron": "0 1 * * *", "timezone": "Europe/Berlin"})).await;
+    assert_eq!(db.one::<Option<bool>>(next, &[]).await, None, "other times: planned anew");
+    db.run("SELECT rowlock.disable_schedule('s')").await;
+    assert!(!db.one::<bool>("SELECT enabled FROM rowlock.schedules", &[]).await);
+    assert_eq!(db.one::<i64>("SELECT count(*) FROM rowlock.due_schedules_v1()", &[]).await, 0);
+    let id: Uuid = db.one("SELECT rowlock.run_schedule('s')", &[]).await;
+    assert_eq!(db.one::<String>("SELECT type FROM rowlock.get_job($1)", &[&id]).await, "u");
+    for function in ["enable", "disable", "run"] {
+        assert_eq!(db.refusal(&format!("SELECT rowlock.{function}_schedule('other')")).await.0, "RL032");
+    }
+    for (change, code, says) in [
+        (json!({"name": ""}), "RL031", "name: expected"),
+        (json!({"type": null}), "RL001", "type: expected"),
+        (json!({"payload": [1]}), "RL002", "payload: expected"),
+        (json!({"queue": "\n"}), "RL003", "queue: expected"),
+        (json!({"cron": null}), "RL031", "cron, every: expected one"),
+        (json!({"every": "1 hour"}), "RL031", "cron, every: expected one"),
+        (json!({"cron": null, "every": "0.5 seconds"}), "RL031", "every: expected 1 second"),
+        (json!({"timezone": "Mars"}), "RL031", "timezone: expected a name"),
+        (json!({"catch_up": "some"}), "RL031", "catch_up: expected"),
+        (json!({"retries": 1}), "RL031", "schedule.retries: unknown key"),
+    ] {
+        let mut schedule = json!({"name": "x", "type": "t", "cron": "* * * * *"});
+        schedule.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+        let (got, message) = db.refusal(&format!("SELECT rowlock.put_schedule($j${schedule}$j$)")).await;
+        assert!(got == code && message.starts_with(says), "{change}: {got} {message}");
+    }
+    assert_eq!(db.one::<i64>("SELECT count(*) FROM rowlock.schedules", &[]).await, 1);
+}
+
+#[tokio::test]
+async fn a_controller_ticks_on_time_catches_up_as_told_and_says_what_is_wrong() {
+    let db = database().await;
+    for (name, catch_up) in [("skip", "skip"), ("one", "one"), ("all", "all")] {
+        put(&db, json!({"name": name, "type": name, "cron": "0 * * * *", "catch_up": catch_up})).await;
+    }
+    put(&db, json!({"name": "now", "type": "now", "every": "1 second", "catch_up": "all"})).await;
+    put(&db, json!({"name": "never", "type": "t", "cron": "0 0 30 2 *"})).await;
+    // Ten hours without a leader, and the last tick was missed by more than a minute, at any time of the day.
+    db.run(
+        "UPDATE rowlock.schedule SET cron = format('%s * * * *', extract(minute FROM clock_timestamp() - interval '5 min')),
+                next_at = date_trunc('minute', clock_timestamp()) - interval '10 hours 5 min' WHERE name IN ('skip', 'one', 'all')",
+    )
+    .await;
+    let end = CancellationToken::new();
+    let q = JobQueue::connect(&db.url).await.unwrap();
+    let run = tokio::spawn(controller::run(q, (), controller::Options::default(), end.clone()));
+    let count =
+        async |job_type: &str| db.one::<i64>("SELECT count(*) FROM rowlock.jobs WHERE type = $1", &[&job_type]).await;
+    eventually("three ticks of every second are done", || async { count("now").await >= 3 }).await;
+    eventually("the others are planned", || async {
+        db.one::<i64>("SELECT count(*) FROM rowlock.schedule WHERE next_at > clock_timestamp() + interval '1 min'", &[])
+            .await
+            == 3
+    })
+    .await;
+    assert_eq!((count("skip").await, count("one").await, count("all").await), (0, 1, 11));
+    let late: f64 = db
+        .one(
+            "SELECT max(extract(epoch FROM created_at - execute_at))::float8 FROM rowlock.jobs WHERE type = 'now'",
+            &[],
+        )
+        .await;
+    assert!(late < 0.5, "a tick came {late} s late");
+    let fault: String = db.one("SELECT fault FROM rowlock.schedules WHERE name = 'never'", &[]).await;
+    assert!(fault.starts_with("cron: no day fits"), "{fault}");
+    end.cancel();
+    tokio::time::timeout(Duration::from_secs(10), run).await.expect("the controller ends").unwrap().unwrap();
+    assert!(db.one::<bool>("SELECT held_until < clock_timestamp() FROM rowlock.leader", &[]).await, "it resigned");
+}
