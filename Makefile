@@ -13,8 +13,9 @@ ARGS ?=
 
 CARGO := cargo
 ROWLOCK := target/release/rowlock
+STATIC := x86_64-unknown-linux-musl
 
-.PHONY: help setup build demo test lint features bench verify
+.PHONY: help setup build static demo test lint features bench verify
 
 help: ## Show this
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-9s %s\n", $$1, $$2 }'
@@ -24,6 +25,11 @@ setup: ## Install what is missing: PostgreSQL's server, on Debian
 
 build: setup ## Build the program, optimized: target/release/rowlock
 	@$(CARGO) build --locked --release --features cli -j $(JOBS)
+
+static: setup ## Build it without any library, for any container: target/x86_64-unknown-linux-musl
+	@rustup target add $(STATIC) 2>/dev/null
+	@CC_$(subst -,_,$(STATIC))=musl-gcc $(CARGO) build --locked --release --features cli --target $(STATIC) -j $(JOBS)
+	@tests/static.sh target/$(STATIC)/release/rowlock
 
 demo: build ## Run real jobs over the files of a directory (DIR=.) and check every result
 	@scripts/demo.sh "$$DIR"
@@ -46,6 +52,7 @@ features: ## Check that the default features build, and without kube, clap or ax
 
 bench: build ## Speed as ratios, on a server in memory or a migrated DATABASE_URL (ARGS="--batch 500 …")
 	@$(ROWLOCK) bench $(ARGS) -o json
+	@$(ROWLOCK) bench --launch --clients 16 -o json
 
 verify: lint ## Lint, licences, and that generated files are as generated (none yet)
 	@if type -P cargo-deny >/dev/null; then $(CARGO) deny check bans licenses sources; \

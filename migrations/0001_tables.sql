@@ -212,6 +212,14 @@ CREATE TABLE rowlock.total (
   PRIMARY KEY (queue, type)
 ) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 200);
 
+-- What a line of the tally is about beyond its type; folded apart, see 0008. A line with wait says that
+-- running jobs began after a wait in that bucket, one with run that so many attempts ended after a run in it.
+ALTER TABLE rowlock.tally
+  ADD COLUMN reason  text,     -- of failed and retried
+  ADD COLUMN wait    int2,     -- buckets: see rowlock.bucket
+  ADD COLUMN run     int2,
+  ADD COLUMN seconds float8;   -- in all
+
 -- The keeper: which worker does the periodic work, and when the rarer parts ran last.
 CREATE TABLE rowlock.keeper (
   one       boolean PRIMARY KEY DEFAULT true CHECK (one),

@@ -22,6 +22,19 @@ $$;
 COMMENT ON FUNCTION rowlock.retry_delay IS
 'The wait before the next attempt: base * factor^attempts, capped at max, spread by jitter. The one place that knows it. Internal.';
 
+CREATE FUNCTION rowlock.bucket_bounds() RETURNS float8[]
+LANGUAGE sql IMMUTABLE AS $$
+  SELECT '{0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000, 10000, 30000}'::float8[]
+$$;
+COMMENT ON FUNCTION rowlock.bucket_bounds IS
+'The upper bounds of the histograms of waits and runs, in seconds. Lines counted in the past mean these: never changed. Internal.';
+
+CREATE FUNCTION rowlock.bucket(seconds float8) RETURNS int2
+LANGUAGE sql IMMUTABLE AS $$
+  SELECT width_bucket(seconds, rowlock.bucket_bounds())::int2
+$$;
+COMMENT ON FUNCTION rowlock.bucket IS 'Which bucket of a histogram a time falls in, from 0; one above the last bound has that of the number of bounds. Internal.';
+
 CREATE FUNCTION rowlock.lease_lost() RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, rowlock, pg_temp AS $$
 BEGIN
@@ -100,11 +113,11 @@ BEGIN
 
   -- The receipts are locked first, in order: of two calls for one job, the second sees the first's.
   WITH receipt AS MATERIALIZED (
-    SELECT l.id, l.claimed_at, l.remaining, l.done, l.progress, l.jobs FROM lease l
+    SELECT l.id, l.claimed_at, l.remaining, l.done, l.progress, l.jobs, date_part('epoch', v_now - l.claimed_at) AS seconds FROM lease l
      WHERE l.worker = complete_v1.worker AND l.id = ANY (leases) ORDER BY l.id FOR UPDATE),
   hit AS MATERIALIZED (
     -- IN below CASE stays a hashed subplan: as a join it would unnest the receipt once per job.
-    SELECT r.id AS lease, r.claimed_at, CASE WHEN r.progress IS NOT NULL THEN r.progress -> j.id::text END AS progress,
+    SELECT r.id AS lease, r.claimed_at, r.seconds, CASE WHEN r.progress IS NOT NULL THEN r.progress -> j.id::text END AS progress,
            CASE WHEN results IS NOT NULL THEN results[array_position(complete_v1.ids, j.id)] END AS result, j.*
       FROM receipt r CROSS JOIN LATERAL unnest(r.jobs) j
      WHERE CASE WHEN (r.id, j.id) IN (SELECT u.lease, u.id FROM unnest(leases, complete_v1.ids) u(lease, id)) THEN true ELSE false END
@@ -127,8 +140,8 @@ BEGIN
         SELECT CASE WHEN v_keep THEN coalesce((SELECT t.keep_completed FROM job_type t WHERE t.name = h.type), v_day) ELSE v_day END) k(keep)
      WHERE k.keep > interval '0'),
   counted AS (
-    INSERT INTO tally (queue, type, running, completed)
-    SELECT h.queue, h.type, -count(*), count(*) FROM hit h GROUP BY h.queue, h.type)
+    INSERT INTO tally (queue, type, running, completed, run, seconds)
+    SELECT h.queue, h.type, -count(*), count(*), bucket(h.seconds), sum(h.seconds) FROM hit h GROUP BY h.queue, h.type, bucket(h.seconds))
   SELECT CASE WHEN count(*) < cardinality(complete_v1.ids) THEN ARRAY(SELECT u.id FROM unnest(complete_v1.ids) u(id) EXCEPT SELECT h.id FROM hit h) END,
          array_agg(h.unique_key) FILTER (WHERE h.unique_key IS NOT NULL)
     INTO v_refused, v_keys FROM hit h;
@@ -153,6 +166,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp
 #variable_conflict use_column
 DECLARE
   v_draining boolean;
+  v_now      timestamptz;
 BEGIN
   IF work_v1.max IS NULL OR work_v1.max NOT BETWEEN 0 AND 1000 THEN PERFORM refuse('RL021', 'max: expected 0 to 1000'); END IF;
   IF cardinality(ids) > 0 THEN
@@ -161,7 +175,7 @@ BEGIN
       FROM complete_v1(work_v1.worker, leases, ids, results) c;
     IF work_v1.max = 0 THEN RETURN; END IF;
   END IF;
-  SELECT w.draining INTO v_draining FROM worker w WHERE w.id = work_v1.worker AND w.lease_until > clock_timestamp();
+  SELECT w.draining, clock_timestamp() INTO v_draining, v_now FROM worker w WHERE w.id = work_v1.worker AND w.lease_until > clock_timestamp();
   IF NOT FOUND THEN PERFORM lease_lost(); END IF;
   IF v_draining OR work_v1.max = 0 THEN RETURN; END IF;
   -- jit is off because a plan without an alternative to what is switched off looks infinitely dear.
@@ -190,8 +204,10 @@ BEGIN
       FROM taken t HAVING count(*) > 0
     RETURNING id),
   counted AS (
-    INSERT INTO tally (queue, type, pending, running)
-    SELECT t.queue, t.type, -count(*), count(*) FROM taken t GROUP BY t.queue, t.type)
+    INSERT INTO tally (queue, type, pending, running, wait, seconds)
+    SELECT w.queue, w.type, -count(*), count(*), bucket(w.seconds), sum(w.seconds)
+      FROM (SELECT t.queue, t.type, GREATEST(date_part('epoch', v_now - t.execute_at), 0) AS seconds FROM taken t) w
+     GROUP BY w.queue, w.type, bucket(w.seconds))
   SELECT NULL::uuid, receipt.id, t.id, t.type,
          CASE WHEN cardinality(work_v1.queues) = 1 THEN work_v1.queues[1] ELSE (SELECT q.name FROM queue q WHERE q.id = t.queue) END, t.payload, (~t.rank)::int2, t.attempts, t.max_retries,
          t.created_at, t.execute_at, t.opts, t.queue, t.rank, t.pos
@@ -287,9 +303,9 @@ BEGIN
   END IF;
   DELETE FROM unique_key k WHERE k.key = job.unique_key AND k.job = job.id;
   DELETE FROM cancel_request c WHERE c.job = job.id;
-  INSERT INTO tally (queue, type, failed, cancelled, failed_kept)
+  INSERT INTO tally (queue, type, failed, cancelled, failed_kept, reason)
   VALUES (job.queue, job.type, (end_job.status = 'failed')::int, (end_job.status = 'cancelled')::int,
-          (end_job.status = 'failed' AND v_keep > interval '0')::int);
+          (end_job.status = 'failed' AND v_keep > interval '0')::int, CASE WHEN end_job.status = 'failed' THEN end_job.reason END);
 END $$;
 COMMENT ON FUNCTION rowlock.end_job IS 'Ends a job as failed or cancelled. Internal.';
 
@@ -302,6 +318,7 @@ DECLARE
   v record;
   v_job rowlock.ready;
   v_seen uuid[] := '{}';
+  v_ran float8;
 BEGIN
   IF cardinality(errors) IS DISTINCT FROM cardinality(ids) OR cardinality(retryable) <> cardinality(ids) OR cardinality(reasons) <> cardinality(ids) THEN
     PERFORM refuse('RL021', 'ids, errors, retryable, reasons: expected arrays of equal length');
@@ -312,7 +329,8 @@ BEGIN
       v_seen := v_seen || v.job_id;
       v_job := v.job;
       v_job.error := left(coalesce(errors[v.ord], ''), 8192);
-      INSERT INTO tally (queue, type, running) VALUES (v_job.queue, v_job.type, -1);
+      v_ran := GREATEST(date_part('epoch', clock_timestamp() - v.claimed_at), 0);
+      INSERT INTO tally (queue, type, running, run, seconds) VALUES (v_job.queue, v_job.type, -1, bucket(v_ran), v_ran);
       fail_v1.id := v.job_id;
       IF EXISTS (SELECT FROM cancel_request c WHERE c.job = v.job_id) THEN
         PERFORM end_job(v_job, 'cancelled', v.claimed_at, v_worker, v_job.error, 'cancelled', v.progress);
@@ -322,7 +340,7 @@ BEGIN
         DECLARE v_delay interval := retry_delay((SELECT t.backoff FROM job_type t WHERE t.name = v_job.type), v_job.attempts);
         BEGIN
           v_job.attempts := v_job.attempts + 1;
-          INSERT INTO tally (queue, type, retried) VALUES (v_job.queue, v_job.type, 1);
+          INSERT INTO tally (queue, type, retried, reason) VALUES (v_job.queue, v_job.type, 1, coalesce(reasons[v.ord], 'error'));
           PERFORM put_back(v_job, v_delay);
         END;
         fail_v1.status := 'pending';
@@ -363,7 +381,7 @@ BEGIN
       ELSE
         IF retried THEN
           v_job.attempts := LEAST(v_job.attempts + 1, v_job.max_retries);
-          INSERT INTO tally (queue, type, retried) VALUES (v_job.queue, v_job.type, 1);
+          INSERT INTO tally (queue, type, retried, reason) VALUES (v_job.queue, v_job.type, 1, 'requested');
         END IF;
         PERFORM put_back(v_job, make_interval(secs => delay_seconds));
       END IF;

@@ -78,7 +78,27 @@ CREATE FUNCTION rowlock.fold() RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, rowlock, pg_temp AS $$
 #variable_conflict use_column
 BEGIN
-  WITH gone AS (DELETE FROM tally RETURNING *)
+  WITH gone AS (DELETE FROM tally RETURNING *),
+  -- Once it is in the totals a name keeps its label, or never gets one: else a counter would go back.
+  named AS (
+    INSERT INTO label (kind, name)
+    (SELECT 'type', g.type FROM gone g GROUP BY g.type HAVING NOT EXISTS (SELECT FROM label l WHERE l.kind = 'type' AND l.name = g.type)
+      ORDER BY g.type LIMIT label_room('type'))
+    UNION ALL
+    (SELECT 'reason', g.reason FROM gone g WHERE g.reason IS NOT NULL GROUP BY g.reason
+     HAVING NOT EXISTS (SELECT FROM label l WHERE l.kind = 'reason' AND l.name = g.reason) ORDER BY g.reason LIMIT label_room('reason'))
+    ON CONFLICT DO NOTHING),
+  reasons AS (
+    INSERT INTO total_reason AS t (queue, type, reason, failed, retried)
+    SELECT g.queue, g.type, g.reason, sum(g.failed), sum(g.retried) FROM gone g WHERE g.reason IS NOT NULL
+     GROUP BY g.queue, g.type, g.reason ORDER BY g.queue, g.type, g.reason
+    ON CONFLICT (queue, type, reason) DO UPDATE SET failed = t.failed + excluded.failed, retried = t.retried + excluded.retried),
+  times AS (
+    INSERT INTO total_time AS t (queue, type, what, bucket, jobs, seconds)
+    SELECT g.queue, g.type, o.what, o.bucket, sum(abs(g.running)), sum(g.seconds)
+      FROM gone g CROSS JOIN LATERAL (VALUES ('wait', g.wait), ('run', g.run)) o(what, bucket)
+     WHERE o.bucket IS NOT NULL GROUP BY g.queue, g.type, o.what, o.bucket ORDER BY g.queue, g.type, o.what, o.bucket
+    ON CONFLICT (queue, type, what, bucket) DO UPDATE SET jobs = t.jobs + excluded.jobs, seconds = t.seconds + excluded.seconds)
   INSERT INTO total AS t (queue, type, pending, scheduled, running, enqueued, completed, failed, cancelled, retried, failed_kept)
   SELECT g.queue, g.type, sum(g.pending), sum(g.scheduled), sum(g.running), sum(g.enqueued), sum(g.completed),
          sum(g.failed), sum(g.cancelled), sum(g.retried), sum(g.failed_kept)

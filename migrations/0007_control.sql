@@ -170,6 +170,10 @@ BEGIN
   INSERT INTO decision (at, deployment, current, wanted, reason, inputs)
   SELECT d.at, d.deployment, d.current, d.wanted, d.reason, d.inputs
     FROM jsonb_to_recordset(record_v1.decisions) d(at timestamptz, deployment text, current int4, wanted int4, reason text, inputs jsonb);
+  INSERT INTO total_scaler AS t (deployment, what, reason, n)
+  SELECT d.deployment, 'decision', d.reason, count(*)
+    FROM jsonb_to_recordset(record_v1.decisions) d(deployment text, reason text) GROUP BY d.deployment, d.reason ORDER BY d.deployment, d.reason
+  ON CONFLICT (deployment, what, reason) DO UPDATE SET n = t.n + excluded.n;
   -- A few more go than come, so that it stays bounded and no call has much to do.
   DELETE FROM decision d WHERE d.ctid = ANY (ARRAY(
     SELECT o.ctid FROM decision o WHERE o.at < clock_timestamp() - interval '1 day' ORDER BY o.at

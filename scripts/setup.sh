@@ -28,6 +28,7 @@ has_postgres() {
   return 1
 }
 
+has_prometheus() { type -P prometheus >/dev/null && type -P promtool >/dev/null; }
 has_pgbouncer() { [ -x /usr/sbin/pgbouncer ] || type -P pgbouncer >/dev/null; }
 
 type -P cargo >/dev/null || die "cargo is missing: install Rust 1.88 or later, see https://rustup.rs"
@@ -36,6 +37,8 @@ packages=()
 type -P cc >/dev/null || packages+=(gcc libc6-dev) # Rust links with it
 has_postgres || packages+=(postgresql)
 [ "$test" = no ] || has_pgbouncer || packages+=(pgbouncer)
+# The tests start a Prometheus of their own; Debian's package may start one more, as a service.
+[ "$test" = no ] || has_prometheus || packages+=(prometheus)
 
 if [ ${#packages[@]} -gt 0 ]; then
   type -P apt-get >/dev/null ||

@@ -4,6 +4,7 @@
 
 mod clients;
 mod floor;
+pub mod launch;
 mod offered;
 
 use std::time::Duration;
@@ -92,8 +93,12 @@ pub async fn run(queue: JobQueue, options: BenchOptions, progress: impl Fn(&str)
 fn put(figures: &mut Value, name: &str, own: &[f64], other_name: &str, other: &[f64]) {
     let ratios = own.iter().zip(other).map(|(a, b)| a / b).collect();
     figures[format!("{name}_per_second")] = median(own.to_vec()).round().into();
-    // Two digits: more would pretend to a precision a shared machine does not have.
-    figures[format!("{name}_to_{other_name}")] = ((median(ratios) * 100.0).round() / 100.0).into();
+    figures[format!("{name}_to_{other_name}")] = ratio(median(ratios), 1.0).into();
+}
+
+/// To two digits: more would pretend to a precision a shared machine does not have.
+fn ratio(of: f64, to: f64) -> f64 {
+    (of / to * 100.0).round() / 100.0
 }
 
 fn median(mut of: Vec<f64>) -> f64 {

@@ -8,6 +8,7 @@
 //! - [`queue`]: the client, [`JobQueue`]. [`typed`]: jobs as Rust types.
 //! - [`session`]: a worker's side of the SQL: claim, complete, fail. `hints`: how it scans.
 //! - `listen`: LISTEN, for those that look for jobs.
+//! - `metrics`, `http`: what is told of all that.
 //! - `worker`, `controller`, `cli`, `local_postgres`, `bench`, `simulate`: the program, behind the feature `cli`.
 //!
 //! Imports point down this list's order from the program to `job` and `error`. What a transition does is
@@ -29,9 +30,13 @@ pub mod cli;
 #[cfg(feature = "cli")]
 pub mod controller;
 #[cfg(feature = "cli")]
+pub mod http;
+#[cfg(feature = "cli")]
 mod listen;
 #[cfg(feature = "cli")]
 pub mod local_postgres;
+#[cfg(feature = "cli")]
+pub mod metrics;
 #[cfg(feature = "cli")]
 pub mod simulate;
 #[cfg(feature = "cli")]

@@ -49,6 +49,8 @@ pub struct Options {
     pub persist: Option<PathBuf>,
     /// Put the temporary directory in memory (`/dev/shm`), if there is one.
     pub ram: bool,
+    /// Listen on this port. None: a free one.
+    pub port: Option<u16>,
     /// More settings, `name=value`; they overrule the server's own.
     pub settings: Vec<String>,
 }
@@ -174,8 +176,10 @@ fn launch(options: &Options) -> anyhow::Result<(LocalPostgres, PathBuf)> {
     }
     made?;
 
-    let port =
-        TcpListener::bind(("127.0.0.1", 0)).and_then(|l| l.local_addr()).context("no free port on 127.0.0.1")?.port();
+    let port = match options.port {
+        Some(port) => port,
+        None => free_port()?,
+    };
     let mut settings = vec![
         "listen_addresses=127.0.0.1".to_owned(),
         format!("port={port}"),
@@ -201,6 +205,11 @@ fn launch(options: &Options) -> anyhow::Result<(LocalPostgres, PathBuf)> {
     let guard = guard.spawn().context("cannot run sh")?;
     let log = data.join("server.log");
     Ok((LocalPostgres { guard, bin_dir, port, temporary }, log))
+}
+
+fn free_port() -> anyhow::Result<u16> {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).and_then(|l| l.local_addr());
+    Ok(listener.context("no free port on 127.0.0.1")?.port())
 }
 
 fn init(bin_dir: &Path, data: &Path, account: Option<Account>, quick: bool) -> anyhow::Result<()> {

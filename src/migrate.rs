@@ -33,6 +33,7 @@ pub const MIGRATIONS: &[Migration] = migrations![
     5 "0005_keep",
     6 "0006_roles",
     7 "0007_control",
+    8 "0008_metrics",
 ];
 
 /// One line of `rowlock migrate status`.

@@ -230,6 +230,25 @@ pub(super) struct Worker {
     /// End when standard input does: whoever started it holds the other end.
     #[arg(long, hide = true)]
     pub leash: bool,
+    #[command(flatten)]
+    pub serve: Serve,
+}
+
+/// What every process that goes on for long has.
+#[derive(clap::Args)]
+pub(super) struct Serve {
+    /// Where to serve /livez, /readyz and /metrics; port 0 finds a free one. By default 127.0.0.1:9464, if free.
+    #[arg(long, env = "ROWLOCK_HTTP", value_name = "ADDR")]
+    pub http: Option<std::net::SocketAddr>,
+    /// How to log; by default json in a cluster, else text.
+    #[arg(long, env = "ROWLOCK_LOG_FORMAT")]
+    pub log_format: Option<LogFormat>,
+}
+
+#[derive(Clone, Copy, ValueEnum, PartialEq, Debug)]
+pub(super) enum LogFormat {
+    Text,
+    Json,
 }
 
 #[derive(clap::Args)]
@@ -250,6 +269,9 @@ pub(super) struct Bench {
     /// Jobs a second offered beside that transaction.
     #[arg(long, env = "ROWLOCK_BENCH_RATE", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..))]
     pub rate: u64,
+    /// Measure launches instead: commands beside a bare loop, handlers beside Rust, --clients at once.
+    #[arg(long, env = "ROWLOCK_BENCH_LAUNCH")]
+    pub launch: bool,
 }
 
 #[derive(clap::Args)]

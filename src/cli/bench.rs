@@ -34,6 +34,12 @@ pub(super) async fn run(given: Option<JobQueue>, out: &Output, args: Bench) -> a
             queue
         }
     };
+    if args.launch {
+        let options = bench::launch::LaunchOptions { concurrency: args.clients.into(), seconds: args.time.as_secs() };
+        let figures = bench::launch::run(queue, options).await?;
+        drop(server);
+        return out.one(&figures, "bench");
+    }
     let options = bench::BenchOptions {
         backlog: args.backlog,
         batch: args.batch.into(),

@@ -129,8 +129,8 @@ fn parse(text: &str) -> Result<Catalog, String> {
 
 impl JobType {
     fn check(&self) -> Result<(), String> {
-        if self.launch == Launch::Process && self.command.is_empty() {
-            return Err("command: a process needs one".into());
+        if self.launch != Launch::Pod && self.command.is_empty() {
+            return Err("command: a process or a handler needs one".into());
         }
         if self.launch != Launch::Pod {
             let pod_only = [

@@ -6,8 +6,8 @@ use super::{
     args::Dev,
     catalog, demo,
     output::{self, Output},
-    schedules,
-    worker::{log, stop_on_signal},
+    schedules, serve,
+    worker::stop_on_signal,
 };
 use crate::{
     JobQueue,
@@ -16,6 +16,7 @@ use crate::{
         local::{LocalOptions, LocalProcesses},
     },
     local_postgres::{LocalPostgres, Options},
+    metrics::Facts,
     worker::Shutdown,
 };
 
@@ -23,7 +24,7 @@ const DEMO_DELAY: Duration = Duration::from_secs(8);
 
 pub(super) async fn run(out: &Output, args: Dev) -> anyhow::Result<()> {
     let catalog = args.types.as_deref().map(catalog::read).transpose()?.unwrap_or_default();
-    log();
+    serve::log(&args.serve);
     let stop = stop_on_signal()?;
     let postgres =
         LocalPostgres::start(Options { persist: args.persist.clone(), ram: false, ..Options::default() }).await?;
@@ -41,6 +42,8 @@ pub(super) async fn run(out: &Output, args: Dev) -> anyhow::Result<()> {
         Some(n) => format!("{n} workers of {} slots. End with Ctrl-C.", args.concurrency),
         None => format!("0 to {} workers of {} slots. End with Ctrl-C.", args.max_workers, args.concurrency),
     });
+    let facts = Facts::new("dev");
+    let _served = serve::http(&args.serve, &queue, &facts).await?;
     let target = LocalProcesses::new(LocalOptions {
         name: "dev".into(),
         program: std::env::current_exe()?,
@@ -52,15 +55,16 @@ pub(super) async fn run(out: &Output, args: Dev) -> anyhow::Result<()> {
         // It ends the rest when it has ended.
         let told = stop.drain.clone();
         let demo = tokio::spawn(demo::run(queue.clone(), told.clone()));
-        work(queue, target, stop).await?;
+        work(queue, target, facts, stop).await?;
         return demo.await?;
     }
-    work(queue, target, stop).await
+    work(queue, target, facts, stop).await
 }
 
 /// Until told to stop; then none of the workers is left.
-async fn work(queue: JobQueue, target: LocalProcesses, stop: Shutdown) -> anyhow::Result<()> {
-    let target = controller::run(queue, target, controller::Options::default(), stop.drain).await?;
+async fn work(queue: JobQueue, target: LocalProcesses, facts: Facts, stop: Shutdown) -> anyhow::Result<()> {
+    let options = controller::Options { facts, ..controller::Options::default() };
+    let target = controller::run(queue, target, options, stop.drain).await?;
     target.end(stop.hurry).await;
     Ok(())
 }

@@ -14,6 +14,7 @@ mod install;
 mod jobs;
 mod output;
 mod schedules;
+mod serve;
 mod simulate;
 mod worker;
 

@@ -5,14 +5,18 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::{
     args::Worker,
     output::{self, Output},
+    serve,
 };
 use crate::{
     JobQueue,
+    metrics::Facts,
     worker::{self, Shutdown, WorkerOptions},
 };
 
 pub(super) async fn run(queue: JobQueue, out: &Output, args: Worker) -> anyhow::Result<()> {
-    log();
+    serve::log(&args.serve);
+    let facts = Facts::new("worker");
+    let _served = serve::http(&args.serve, &queue, &facts).await?;
     let options = WorkerOptions {
         queues: args.queues,
         concurrency: args.concurrency.into(),
@@ -24,6 +28,7 @@ pub(super) async fn run(queue: JobQueue, out: &Output, args: Worker) -> anyhow::
         name: None,
         listen_url: args.listen_url,
         guardian: Some(std::env::current_exe()?),
+        facts,
     };
     let stop = stop_on_signal()?;
     if args.leash {
@@ -64,17 +69,4 @@ pub(super) fn stop_on_signal() -> anyhow::Result<Shutdown> {
         }
     });
     Ok(stop)
-}
-
-/// Logs to stderr: RUST_LOG chooses how much.
-pub(super) fn log() {
-    use tracing_subscriber::EnvFilter;
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("rowlock=info"));
-    let color = std::env::var_os("NO_COLOR").is_none() && std::io::IsTerminal::is_terminal(&std::io::stderr());
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(color)
-        .with_target(false)
-        .init();
 }

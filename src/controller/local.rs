@@ -102,6 +102,8 @@ impl LocalProcesses {
         }
         let ordered = Instant::now();
         let mut child = command
+            // Its figures are those of whoever started it, which has the usual port.
+            .arg("--http=127.0.0.1:0")
             .env("DATABASE_URL", &self.options.database_url)
             // As a Pod would be told: they are the worker's name and what tells its lives apart.
             .env("POD_NAME", format!("{}-{number}", self.options.name))

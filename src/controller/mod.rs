@@ -50,7 +50,7 @@ pub use history::History;
 pub use limits::{InvalidLimits, Limits, Rule};
 
 use self::{lead::Reign, store::Store, target::Target, turn::Turns};
-use crate::{Error, JobQueue, SessionOptions, listen};
+use crate::{Error, JobQueue, SessionOptions, listen, metrics::Facts};
 
 /// Turns are no closer than that, however often a NOTIFY comes.
 const DEBOUNCE: Duration = Duration::from_millis(100);
@@ -64,11 +64,18 @@ pub struct Options {
     pub tick: Duration,
     /// A direct connection for LISTEN, where the usual one goes through a pooler.
     pub listen_url: Option<String>,
+    /// Where it leaves what it knows of itself, for [`crate::http`].
+    pub facts: Facts,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { lease: Duration::from_secs(15), tick: Duration::from_secs(1), listen_url: None }
+        Options {
+            lease: Duration::from_secs(15),
+            tick: Duration::from_secs(1),
+            listen_url: None,
+            facts: Facts::new("controller"),
+        }
     }
 }
 
@@ -103,7 +110,7 @@ pub async fn run<T: Target>(queue: JobQueue, target: T, options: Options, end: C
     tasks.spawn(keep::keep(store.clone(), id, end.clone()));
     tasks.spawn(ticks::tick(store.clone(), reign.clone(), end.clone()));
     tasks.close();
-    let mut turns = Turns::new(store, target);
+    let mut turns = Turns::new(store, target, options.facts);
     run_turns(&mut turns, reign, &wake, options.tick, &end).await;
     tasks.wait().await;
     Ok(turns.target)
@@ -120,12 +127,15 @@ async fn run_turns<T: Target>(
         let leads = *reign.borrow_and_update();
         let started = Instant::now();
         let mut wait = tick;
-        if let Some(leads) = leads.filter(Reign::lasts) {
+        let lasting = leads.filter(Reign::lasts);
+        turns.facts.set_leader(lasting.is_some());
+        if let Some(leads) = lasting {
             match turns.turn(leads.epoch).await {
                 Ok(next) => wait = next.unwrap_or(tick).min(tick),
                 Err(error) => tracing::warn!("{error:#}; nothing more was changed, and it is tried again"),
             }
         }
+        turns.facts.tick(Instant::now());
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
             () = wake.notified() => {}

@@ -126,6 +126,13 @@ impl Store {
         self.rows("SELECT rowlock.record_v1($1, $2)", &[(&epoch, Type::INT8), (decisions, Type::JSONB)]).await.map(drop)
     }
 
+    /// Counts, for the metrics, what could not be done.
+    pub(super) async fn count_error(&self, deployment: &str, reason: &str) -> Result<(), Error> {
+        self.rows("SELECT rowlock.scaler_error_v1($1, $2)", &[(&deployment, Type::TEXT), (&reason, Type::TEXT)])
+            .await
+            .map(drop)
+    }
+
     /// The highest need of the last `window`, in slots, by what was recorded.
     pub(super) async fn highest_need(&self, deployment: &str, window: Duration) -> Result<Option<f64>, Error> {
         self.one(

@@ -15,6 +15,7 @@ use super::{
     store::Store,
     target::{Scaled, Target},
 };
+use crate::metrics::{Facts, Replicas};
 
 /// What a worker needs while it works: its pool is used by the loop, the heartbeat, the keeper, and jobs'
 /// progress; one more is for LISTEN.
@@ -24,6 +25,7 @@ const SOON: f64 = 2.0;
 
 pub(super) struct Turns<T> {
     pub target: T,
+    pub facts: Facts,
     store: Store,
     epoch: i64,
     observer: Observer,
@@ -35,9 +37,10 @@ pub(super) struct Turns<T> {
 }
 
 impl<T: Target> Turns<T> {
-    pub(super) fn new(store: Store, target: T) -> Turns<T> {
+    pub(super) fn new(store: Store, target: T, facts: Facts) -> Turns<T> {
         Turns {
             target,
+            facts,
             store,
             epoch: -1,
             observer: Observer::default(),
@@ -71,12 +74,14 @@ impl<T: Target> Turns<T> {
         let seen = self.observer.look(&self.store, &queues, soon).await?;
         let mut rows = Vec::new();
         let mut acts = Vec::new();
+        let mut told = Vec::new();
         self.memories.retain(|name, _| look.deployments.iter().any(|s| s.name == *name));
         for scaled in &look.deployments {
             let limits = match &scaled.limits {
                 Ok(limits) => limits,
                 Err(error) => {
                     tracing::error!(deployment = scaled.name, %error, "not scaled");
+                    self.store.count_error(&scaled.name, "invalid_annotations").await?;
                     continue;
                 }
             };
@@ -87,14 +92,20 @@ impl<T: Target> Turns<T> {
                 memory.stored(&decision);
             }
             memory.remember(&decision, limits);
+            told.push(replicas(&scaled.name, &decision, limits));
             acts.push((scaled, current, decision));
         }
         if !rows.is_empty() {
             // Before anything is done: what cannot be recorded, because another leads, is not done.
             self.store.record(epoch, &Value::Array(rows)).await?;
         }
+        self.facts.set_replicas(told);
         for (scaled, current, decision) in acts {
-            self.act(scaled, &current, &decision, &seen).await?;
+            if let Err(error) = self.act(scaled, &current, &decision, &seen).await {
+                // A database that is away is the error itself, and counts nothing.
+                let _ = self.store.count_error(&scaled.name, "act").await;
+                return Err(error);
+            }
         }
         let again = self.watch(seen.quiet(&queues)).await?;
         let next = self.memories.values().filter_map(|m| m.scale_in.due_in()).min();
@@ -169,6 +180,12 @@ impl<T: Target> Turns<T> {
         self.watched = quiet;
         Ok(added)
     }
+}
+
+/// What is told of a decision. A fixed size is no maximum that demand can reach.
+fn replicas(deployment: &str, decision: &Decision, limits: &Limits) -> Replicas {
+    let max = if limits.pin_replicas.is_some() { 0 } else { limits.max_replicas };
+    Replicas { deployment: deployment.to_owned(), current: decision.current, wanted: decision.wanted, max }
 }
 
 fn queues(deployments: &[Scaled]) -> Vec<String> {

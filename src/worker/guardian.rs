@@ -82,13 +82,15 @@ pub(crate) async fn stand(worker: Uuid, dir: &Path) -> io::Result<()> {
     let mut worker_lives = Receiver::from_owned_fd(io::stdin().as_fd().try_clone_to_owned()?)?;
     // A signal to all of a container's processes must not end it before the worker.
     let _deaf = [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::hangup()].map(signal);
+    let mark = format!("{MARK}={worker}");
     let mut killed_for = 0;
     loop {
         let (deadline, groups) = home::read(register.as_fd())?;
         let left = deadline.saturating_sub(home::monotonic());
         if left == 0 && deadline != killed_for {
-            // The worker should have done it: it is frozen, or starved.
+            // The worker should have done it: it is frozen, or starved, perhaps between a start and the register.
             kill_groups(&groups);
+            end_marked(&mark).await;
             killed_for = deadline;
         }
         // Without a new deadline there is nothing to do again, but a new one may come at any time.
@@ -100,7 +102,7 @@ pub(crate) async fn stand(worker: Uuid, dir: &Path) -> io::Result<()> {
         }
     }
     kill_groups(&home::read(register.as_fd())?.1);
-    end_marked(&format!("{MARK}={worker}")).await;
+    end_marked(&mark).await;
     let _ = std::fs::remove_dir_all(dir);
     Ok(())
 }

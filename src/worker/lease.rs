@@ -16,7 +16,7 @@ use super::launch::{
     home::Home,
     orders::{Order, Why},
 };
-use crate::{Error, Session};
+use crate::{Error, Session, metrics::Facts};
 
 /// The state of the lease, as the loop sees it.
 #[derive(Debug, Clone)]
@@ -40,12 +40,14 @@ pub(super) fn heartbeat(
     session: Arc<Session>,
     asked: Instant,
     home: Arc<Home>,
+    facts: Facts,
     drain: CancellationToken,
     end: CancellationToken,
 ) -> (watch::Receiver<Beat>, JoinHandle<()>) {
     let lease = session.options().lease;
     let deadline = asked + lease;
     home.set_deadline(deadline);
+    facts.tick(asked);
     let (beat, beats) = watch::channel(Beat { deadline, draining: false, cancelled: Vec::new(), lost: false });
     let task = tokio::spawn(async move {
         // Cancellations are heard of here, so the beat is quicker than the lease alone asks for.
@@ -59,6 +61,7 @@ pub(super) fn heartbeat(
             match tokio::time::timeout(lease / 3, session.extend(drain.is_cancelled())).await {
                 Ok(Ok(h)) => {
                     next = usual;
+                    facts.tick(Instant::now());
                     home.set_deadline(h.deadline);
                     beat.send_modify(|b| {
                         b.deadline = h.deadline;

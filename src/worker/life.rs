@@ -9,6 +9,7 @@ use std::{
 use tokio::{
     sync::{Notify, watch},
     task::JoinSet,
+    time::timeout,
 };
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -17,6 +18,7 @@ use super::{
     Shutdown, WorkerOptions, WorkerSummary,
     admit::admit,
     catalog::Catalog,
+    drain,
     ends::{Caller, Ends, lost},
     guardian::Guardian,
     keeper,
@@ -34,8 +36,12 @@ use crate::{
 
 /// An idle worker must have seen nothing for so long, which includes a sweep, to call its queues empty.
 const EMPTY_FOR: Duration = Duration::from_millis(600);
-/// What a job has to end in when a second signal came.
-const HURRY: Duration = Duration::from_secs(1);
+/// How long a registration may take; a connection of before may be dead.
+const ANSWER: Duration = Duration::from_secs(10);
+/// How long the last word to the database may take.
+const FAREWELL: Duration = Duration::from_secs(1);
+/// Between two words to the database while jobs end in quick succession.
+const GATHER: Duration = Duration::from_millis(5);
 
 /// Lives until told to end, or until nothing is due if asked so.
 pub(super) async fn live(
@@ -51,14 +57,16 @@ pub(super) async fn live(
     let home = Arc::new(Home::new(session.id(), 2 * options.concurrency).map_err(|e| io("a place for files", &e))?);
     let beside = CancellationToken::new();
     let _end_beside = beside.clone().drop_guard();
-    let (beats, heartbeat) =
-        lease::heartbeat(session.clone(), asked, home.clone(), shutdown.drain.clone(), beside.clone());
-    let _guardian = match &options.guardian {
-        Some(program) => {
-            Some(Guardian::start(program.clone(), session.id(), home.clone()).map_err(|e| io("the guardian", &e))?)
-        }
-        None => None,
-    };
+    let (beats, heartbeat) = lease::heartbeat(
+        session.clone(),
+        asked,
+        home.clone(),
+        options.facts.clone(),
+        shutdown.drain.clone(),
+        beside.clone(),
+    );
+    let guardian = options.guardian.clone().map(|program| Guardian::start(program, session.id(), home.clone()));
+    let _guardian = guardian.transpose().map_err(|e| io("the guardian", &e))?;
     let wake = Arc::new(Notify::new());
     let target = options.listen_url.as_deref().map(Target::parse).transpose()?;
     let target = target.unwrap_or_else(|| queue.target().clone());
@@ -78,6 +86,7 @@ pub(super) async fn live(
         orders: lease::guard(beats.clone(), options.lease),
         beats,
         draining: None,
+        told_at: asked,
         empty_since: None,
         summary,
     };
@@ -86,25 +95,26 @@ pub(super) async fn live(
         Ok(()) => life.close().await,
         Err(_) => life.abandon().await,
     }
-    beside.cancel();
-    let _ = tokio::join!(keeper, heartbeat);
-    if result.is_ok() {
-        session.stop().await?;
+    // Not waited for: a query of theirs may hang as long as its connection does.
+    keeper.abort();
+    heartbeat.abort();
+    // A courtesy: what is left of a worker is swept up in time.
+    if result.is_ok() && !matches!(timeout(FAREWELL, session.stop()).await, Ok(Ok(()))) {
+        tracing::warn!("the database was not told that this worker has ended");
     }
     result
 }
 
 async fn register(queue: &JobQueue, options: &WorkerOptions) -> Result<Session, Error> {
     let defaults = SessionOptions::default();
-    queue
-        .session(SessionOptions {
-            name: options.name.clone().unwrap_or(defaults.name),
-            queues: options.queues.clone(),
-            slots: i32::try_from(options.concurrency).unwrap_or(i32::MAX),
-            lease: options.lease,
-            identity: defaults.identity,
-        })
-        .await
+    let session = queue.session(SessionOptions {
+        name: options.name.clone().unwrap_or(defaults.name),
+        queues: options.queues.clone(),
+        slots: i32::try_from(options.concurrency).unwrap_or(i32::MAX),
+        lease: options.lease,
+        identity: defaults.identity,
+    });
+    timeout(ANSWER, session).await.map_err(|_| Error::Pool(format!("no answer within {ANSWER:?}")))?
 }
 
 fn io(what: &str, error: &std::io::Error) -> Error {
@@ -126,6 +136,7 @@ struct Life<'a> {
     /// Of the lease, to all jobs.
     orders: watch::Receiver<Option<Order>>,
     draining: Option<Instant>,
+    told_at: Instant,
     empty_since: Option<Instant>,
     summary: &'a mut WorkerSummary,
 }
@@ -138,6 +149,7 @@ impl Life<'_> {
                 self.draining = Some(Instant::now());
             }
             let draining = self.draining.is_some() || self.beats.borrow().draining;
+            self.gather().await;
             let claimed = self.flush(draining).await?;
             let idle = self.running.is_empty() && self.ends.is_empty();
             if idle && (draining || self.is_empty(claimed)) {
@@ -174,21 +186,32 @@ impl Life<'_> {
         }
     }
 
+    /// Waits a moment for more jobs to end, if many do: one call for several costs the database less. Enough
+    /// of them go on to keep the processors busy, and after a pause it waits for nothing.
+    async fn gather(&mut self) {
+        let busy = 2 * std::thread::available_parallelism().map_or(1, usize::from);
+        let until = tokio::time::Instant::from_std(self.told_at + GATHER);
+        while !self.ends.is_empty() && self.running.len() > busy {
+            tokio::select! {
+                Some(ended) = self.tasks.join_next() => self.end(ended),
+                () = tokio::time::sleep_until(until) => break,
+            }
+        }
+        self.told_at = Instant::now();
+    }
+
     /// How long nothing may happen; meanwhile what is due to draining jobs is ordered.
     fn pause(&self, idle: bool, shutdown: &Shutdown) -> Duration {
         let Some(since) = self.draining else {
             return if self.options.stop_when_empty && idle { Duration::from_millis(100) } else { self.options.poll };
         };
-        let now = Instant::now();
-        let (stop_at, kill_at) = last_calls(since, self.options.grace);
-        if shutdown.hurry.is_cancelled() {
-            self.order_all(Order { why: Why::Draining, kill_at: kill_at.min(now + HURRY) });
-        } else if now >= stop_at {
-            self.order_all(Order { why: Why::Draining, kill_at });
-        } else {
-            return stop_at - now;
+        match drain::order(since, self.options.grace, shutdown.hurry.is_cancelled(), Instant::now()) {
+            Ok(what) => {
+                self.order_all(what);
+                self.options.poll
+            }
+            Err(wait) => wait,
         }
-        self.options.poll
     }
 
     /// Whether the queues may be called empty, if that is asked.
@@ -224,7 +247,7 @@ impl Life<'_> {
     async fn abandon(&mut self) {
         self.order_all(Order { why: Why::Lease, kill_at: Instant::now() });
         let all = async { while self.tasks.join_next().await.is_some() {} };
-        if tokio::time::timeout(Duration::from_secs(5), all).await.is_err() {
+        if timeout(Duration::from_secs(5), all).await.is_err() {
             tracing::error!("processes did not end within 5 s of SIGKILL");
         }
         self.slots.clear();
@@ -280,28 +303,4 @@ fn order(job: &watch::Sender<Option<Order>>, what: Order) {
         let merged = order.map_or(what, |o| o.and(what));
         order.replace(merged) != Some(merged)
     });
-}
-
-/// When jobs that still run are asked to end, and when they are killed, so that the rest of the grace is
-/// enough to hand them back.
-fn last_calls(since: Instant, grace: Duration) -> (Instant, Instant) {
-    let reserve = (grace / 10).min(Duration::from_secs(2));
-    let kill_at = since + (grace - reserve);
-    (kill_at - (grace / 5).min(Duration::from_secs(5)), kill_at)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn within_the_grace_jobs_may_end_then_are_asked_then_killed_then_handed_back() {
-        let since = Instant::now();
-        let (stop_at, kill_at) = last_calls(since, Duration::from_secs(30));
-        assert_eq!((stop_at - since, kill_at - since), (Duration::from_secs(23), Duration::from_secs(28)));
-        for grace in [0, 1, 300, 86_400_000].map(Duration::from_millis) {
-            let (stop_at, kill_at) = last_calls(since, grace);
-            assert!(since <= stop_at && stop_at <= kill_at && kill_at <= since + grace);
-        }
-    }
 }

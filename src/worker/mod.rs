@@ -1,6 +1,7 @@
 //! A worker: claims jobs up to its free slots, runs them, ends them, and keeps its lease meanwhile.
 //!
-//! - `life`: the loop of one registered worker; `admit` and `catalog`: what it may run; `ends`: what it reports.
+//! - `life`: the loop of one registered worker; `admit` and `catalog`: what it may run; `ends`: what it reports;
+//!   `drain`: how it spends its grace.
 //! - `lease`, `keeper`: tasks beside the loop.
 //! - `launch`: how jobs are run. `guardian`: what ends them when the worker cannot.
 //!
@@ -8,6 +9,7 @@
 
 mod admit;
 mod catalog;
+mod drain;
 mod ends;
 pub(crate) mod guardian;
 mod keeper;
@@ -20,7 +22,7 @@ use std::{path::PathBuf, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 pub use self::launch::Kind;
-use crate::{Error, JobQueue};
+use crate::{Error, JobQueue, metrics::Facts};
 
 /// How a worker works.
 #[derive(Debug, Clone)]
@@ -47,6 +49,8 @@ pub struct WorkerOptions {
     /// The program `rowlock`, to be started as the guardian of this worker's processes. Without one they
     /// outlive a worker that is killed.
     pub guardian: Option<PathBuf>,
+    /// Where it leaves what it knows of itself, for [`crate::http`].
+    pub facts: Facts,
 }
 
 impl Default for WorkerOptions {
@@ -62,6 +66,7 @@ impl Default for WorkerOptions {
             name: None,
             listen_url: None,
             guardian: None,
+            facts: Facts::new("worker"),
         }
     }
 }

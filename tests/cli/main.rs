@@ -85,7 +85,7 @@ fn exit_codes_tell_why() {
         (2, "delay", &["enqueue", "t", "--delay", "soon"]),
         (2, "status", &["jobs", "list", "--status", "lost"]),
         (2, "sslmode", &["queues", "list", "--database-url", "postgres://localhost/x?sslmode=perhaps"]),
-        (2, "needs a cluster", &["worker", "--launch", "pod"]),
+        (2, "pod needs a cluster", &["worker", "--launch", "pod"]),
         (2, "poll", &["worker", "--poll", "0s"]),
         (2, "either ids", &["jobs", "cancel"]),
         (3, nobody, &["jobs", "get", nobody]),

@@ -6,6 +6,8 @@ use serde_json::Value;
 
 use crate::support::{Db, database};
 
+const METRICS: &str = "SELECT * FROM rowlock.metrics_v1()";
+
 async fn fill(db: &Db, jobs: usize) {
     for _ in 0..jobs.div_ceil(10_000) {
         let n = jobs.min(10_000);
@@ -42,6 +44,7 @@ async fn a_million_waiting_jobs_cost_a_call_no_more_than_a_thousand() {
             ("get_job", format!("SELECT * FROM rowlock.get_job('{middle}')")),
             ("cancel", "SELECT rowlock.cancel(id) FROM (SELECT id FROM rowlock.ready OFFSET 500 LIMIT 1) j".to_owned()),
             ("queues", "SELECT * FROM rowlock.queues".to_owned()),
+            ("metrics", METRICS.to_owned()),
             ("demand", "SELECT * FROM rowlock.demand()".to_owned()),
             ("observe", "SELECT rowlock.observe_v1('{default}')".to_owned()),
             ("list", "SELECT * FROM rowlock.list_jobs('pending')".to_owned()),
@@ -55,6 +58,8 @@ async fn a_million_waiting_jobs_cost_a_call_no_more_than_a_thousand() {
         }
         touched.push(counts);
     }
+    let of = |counts: &[(&str, i64)]| counts.iter().find(|(name, _)| *name == "metrics").unwrap().1 as f64;
+    assert!(of(&touched[1]) <= of(&touched[0]) * 1.5, "a scrape: {touched:?}");
     for ((name, small), (_, large)) in touched[0].iter().zip(&touched[1]) {
         println!("{name}: {small} buffers with 1,000 waiting, {large} with 1,000,000");
         assert!(

@@ -4,7 +4,7 @@ use crate::support::{connect, database, refusal};
 
 const ROLES: [&str; 4] = ["rowlock_enqueuer", "rowlock_worker", "rowlock_reader", "rowlock_admin"];
 const ENQUEUE: [&str; 2] = ["enqueue", "enqueue_many"];
-const WORK: [&str; 13] = [
+const WORK: [&str; 14] = [
     "register_worker_v1",
     "extend_v1",
     "claim_v1",
@@ -18,8 +18,11 @@ const WORK: [&str; 13] = [
     "stop_worker_v1",
     "job_types_v1",
     "keep_v1",
+    METRICS,
 ];
-const STEER: [&str; 25] = [
+/// For whoever scrapes over a connection of their own, too.
+const METRICS: &str = "metrics_v1";
+const STEER: [&str; 26] = [
     "cancel",
     "retry",
     "get_job",
@@ -45,6 +48,7 @@ const STEER: [&str; 25] = [
     "due_schedules_v1",
     "plan_v1",
     "tick_v1",
+    "scaler_error_v1",
 ];
 const VIEWS: [&str; 6] = ["jobs", "queues", "workers", "job_types", "decisions", "schedules"];
 const CARRIED: [&str; 4] = ["payload", "result", "headers", "progress"];
@@ -65,7 +69,7 @@ async fn each_role_may_call_its_functions_and_no_other() {
             let may = match role {
                 "rowlock_enqueuer" => ENQUEUE.contains(&name),
                 "rowlock_worker" => WORK.contains(&name),
-                "rowlock_reader" => false,
+                "rowlock_reader" => name == METRICS,
                 _ => ENQUEUE.contains(&name) || WORK.contains(&name) || STEER.contains(&name),
             };
             let has: bool = db
@@ -212,6 +216,7 @@ async fn calls_beyond_a_role_are_refused_and_those_within_work() {
                 "SELECT * FROM rowlock.job_types",
                 "SELECT * FROM rowlock.decisions",
                 "SELECT name, next_at FROM rowlock.schedules",
+                "SELECT * FROM rowlock.metrics_v1()",
             ],
             &[
                 "SELECT * FROM rowlock.jobs",

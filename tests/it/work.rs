@@ -111,17 +111,22 @@ impl Program {
     }
 
     pub fn run(db: &Db, args: &[&str]) -> Program {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_rowlock"));
-        for (key, _) in std::env::vars_os().filter(|(k, _)| k.to_string_lossy().starts_with("ROWLOCK_")) {
-            command.env_remove(key);
-        }
-        command.args(args).env("DATABASE_URL", &db.url).process_group(0);
-        Program(command.stdout(Stdio::null()).spawn().unwrap())
+        Program(program(db).args(args).stdout(Stdio::null()).spawn().unwrap())
     }
 
     pub fn signal(&self, name: &str) {
         assert!(Command::new("kill").args([name, &self.0.id().to_string()]).status().unwrap().success());
     }
+}
+
+/// The program, on a database.
+pub fn program(db: &Db) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_rowlock"));
+    for (key, _) in std::env::vars_os().filter(|(k, _)| k.to_string_lossy().starts_with("ROWLOCK_")) {
+        command.env_remove(key);
+    }
+    command.env("DATABASE_URL", &db.url).process_group(0);
+    command
 }
 
 impl Drop for Program {

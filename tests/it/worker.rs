@@ -91,7 +91,7 @@ async fn two_workers_drain_five_hundred_jobs_once_each() {
 }
 
 #[tokio::test]
-async fn files_of_jobs_do_not_outlive_them_nor_the_worker() {
+async fn what_jobs_read_and_write_does_not_outlive_them_nor_its_place_the_worker() {
     let (q, _db) =
         with_type(json!({"command": shell(r#"echo "{\"path\": \"$ROWLOCK_PAYLOAD_FILE\"}" > $ROWLOCK_RESULT_FILE"#)}))
             .await;
@@ -99,7 +99,8 @@ async fn files_of_jobs_do_not_outlive_them_nor_the_worker() {
     let working = Working::start(&q, worker::WorkerOptions { poll: Duration::from_millis(50), ..options() });
     let path = result(&ends(&q, id).await)["path"].as_str().map(std::path::PathBuf::from).unwrap();
     let dir = path.parent().unwrap();
-    assert_eq!(std::fs::read_dir(dir).unwrap().count(), 0);
+    let left = std::fs::read_dir(dir).unwrap().map(|file| file.unwrap().metadata().unwrap().len());
+    assert_eq!(left.collect::<Vec<_>>(), [0], "nothing but the slot's empty file");
     working.stop().await;
     assert!(!dir.exists());
 }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use crate::call::{KEYS, KINDS, New, QUEUES, UNIT};
 
 /// Every table a sequence leaves something in.
-pub const TABLES: [&str; 11] = [
+pub const TABLES: [&str; 14] = [
     "ready",
     "scheduled",
     "unique_key",
@@ -16,6 +16,9 @@ pub const TABLES: [&str; 11] = [
     "history",
     "tally",
     "total",
+    "total_reason",
+    "total_time",
+    "label",
     "lane",
 ];
 

@@ -9,7 +9,7 @@ use crate::support::{PATIENCE, connect};
 pub type Outcome<T = ()> = Result<T, String>;
 
 /// Every table a scenario leaves something in.
-const TABLES: [&str; 12] = [
+const TABLES: [&str; 15] = [
     "ready",
     "scheduled",
     "unique_key",
@@ -20,6 +20,9 @@ const TABLES: [&str; 12] = [
     "history",
     "tally",
     "total",
+    "total_reason",
+    "total_time",
+    "label",
     "lane",
     "job_type",
 ];

@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::Subcommand;
 
-use super::pause;
+use super::{Serve, pause};
 
 #[derive(clap::Args)]
 pub(in crate::cli) struct Dev {
@@ -32,6 +32,8 @@ pub(in crate::cli) struct Dev {
     /// Jobs at once in each.
     #[arg(long, env = "ROWLOCK_CONCURRENCY", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=10_000))]
     pub concurrency: u16,
+    #[command(flatten)]
+    pub serve: Serve,
 }
 
 #[derive(Subcommand)]
@@ -76,4 +78,6 @@ pub(in crate::cli) struct Controller {
     /// A direct connection for LISTEN, where the database URL is a pooler's.
     #[arg(long, env = "ROWLOCK_LISTEN_URL", hide_env_values = true)]
     pub listen_url: Option<String>,
+    #[command(flatten)]
+    pub serve: Serve,
 }

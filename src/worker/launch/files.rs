@@ -1,9 +1,9 @@
-//! A job's files: its payload, its result, its progress. Gone with the value.
+//! A job's files: its payload, its result, its progress.
 
 use std::{
     fs::{File, OpenOptions},
-    io::{ErrorKind, Read, Write},
-    os::unix::fs::{FileExt, OpenOptionsExt},
+    io::{ErrorKind, Read},
+    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -19,34 +19,77 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// Of the progress file, what is read in one look: the last line counts.
 const LOOK_BYTES: usize = 16 * 1024;
 
+/// A slot's payload file: written anew for each job, which costs less than a file of its own.
+#[derive(Debug)]
+pub(super) struct PayloadFile {
+    path: PathBuf,
+    file: File,
+    inode: u64,
+}
+
+impl PayloadFile {
+    pub(super) fn create(path: PathBuf) -> std::io::Result<PayloadFile> {
+        let _ = std::fs::remove_file(&path);
+        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
+        let inode = file.metadata()?.ino();
+        Ok(PayloadFile { path, file, inode })
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Leaves nothing of a payload between jobs.
+    pub(super) fn clear(&self) -> std::io::Result<()> {
+        self.file.set_len(0)
+    }
+
+    /// Writes a payload into the empty file and opens it to be read as stdin: no pipe to fill, so no job can hold the worker up by
+    /// not reading. None if an earlier job has put something else in its place.
+    fn write(&self, payload: &RawValue) -> std::io::Result<Option<File>> {
+        self.file.write_all_at(payload.get().as_bytes(), 0)?;
+        match File::open(&self.path) {
+            Ok(stdin) if stdin.metadata()?.ino() == self.inode => Ok(Some(stdin)),
+            Ok(_) => Ok(None),
+            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+}
+
+/// Puts a payload into the slot's file, which is made if it is not there (any more).
+pub(super) fn stdin(slot: &mut Option<PayloadFile>, path: &Path, payload: &RawValue) -> std::io::Result<File> {
+    if let Some(stdin) = slot.as_ref().map(|file| file.write(payload)).transpose()?.flatten() {
+        return Ok(stdin);
+    }
+    let file = slot.insert(PayloadFile::create(path.to_owned())?);
+    file.write(payload)?.ok_or_else(|| std::io::Error::other("the payload file was replaced as it was written"))
+}
+
+/// What a job may write. Jobs' files never share a name, so that a straggler of one job cannot write into the
+/// next.
 #[derive(Debug)]
 pub(in super::super) struct Files {
-    pub payload: PathBuf,
     pub result: PathBuf,
     pub progress: PathBuf,
+    /// Whether they may be there, and have to be removed.
+    leave: [bool; 2],
 }
 
 impl Files {
-    pub(super) fn new(dir: &Path, name: &str, payload: Option<&RawValue>) -> std::io::Result<Files> {
+    pub(super) fn new(dir: &Path, name: &str) -> Files {
         let path = |kind: &str| dir.join(format!("{name}.{kind}"));
-        let files = Files { payload: path("payload"), result: path("result"), progress: path("progress") };
-        if let Some(payload) = payload {
-            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&files.payload)?;
-            file.write_all(payload.get().as_bytes())?;
-        }
-        Ok(files)
-    }
-
-    /// The payload to be read as stdin: no pipe to fill, so no job can hold the worker up by not reading.
-    pub(super) fn stdin(&self) -> std::io::Result<File> {
-        File::open(&self.payload)
+        Files { result: path("result"), progress: path("progress"), leave: [true; 2] }
     }
 
     /// The result, if the command wrote one.
-    pub(super) fn result(&self) -> Result<Option<Box<RawValue>>, Failure> {
+    pub(super) fn result(&mut self) -> Result<Option<Box<RawValue>>, Failure> {
         let file = match open(&self.result) {
             Ok(file) => file,
-            Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(e) if e.kind() == ErrorKind::NotFound => {
+                self.leave[0] = false;
+                return Ok(None);
+            }
             Err(e) => return Err(failure("invalid_result", true, format!("result file: cannot be read: {e}"))),
         };
         let mut bytes = Vec::new();
@@ -59,6 +102,15 @@ impl Files {
     pub(super) async fn follow(&self, seen: &mut u64, progress: &Progress) {
         loop {
             tokio::time::sleep(LOOK_EVERY).await;
+            self.look(seen, progress);
+        }
+    }
+
+    /// Takes the last whole line of all, when the job has ended.
+    pub(super) fn last_look(&mut self, seen: &mut u64, progress: &Progress) {
+        if std::fs::symlink_metadata(&self.progress).is_err_and(|e| e.kind() == ErrorKind::NotFound) {
+            self.leave[1] = false;
+        } else {
             self.look(seen, progress);
         }
     }
@@ -109,8 +161,10 @@ pub(super) fn parse(what: &str, bytes: Vec<u8>) -> Result<Option<Box<RawValue>>,
 
 impl Drop for Files {
     fn drop(&mut self) {
-        for path in [&self.payload, &self.result, &self.progress] {
-            let _ = std::fs::remove_file(path);
+        for (path, leave) in [&self.result, &self.progress].into_iter().zip(self.leave) {
+            if leave {
+                let _ = std::fs::remove_file(path);
+            }
         }
     }
 }
@@ -120,14 +174,40 @@ impl Drop for Files {
 mod tests {
     use super::*;
 
+    use std::io::Write;
+
     fn files(dir: &Path) -> Files {
-        Files::new(dir, "0.1", Some(&RawValue::from_string("{}".into()).unwrap())).unwrap()
+        Files::new(dir, "0.1")
+    }
+
+    #[test]
+    fn each_job_reads_its_own_payload_whatever_the_one_before_did_to_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, other) = (dir.path().join("payload"), dir.path().join("other"));
+        let mut slot = None;
+        let mut read = |text: &str, before: &dyn Fn(&Path)| {
+            let payload = RawValue::from_string(text.into()).unwrap();
+            let mut got = String::new();
+            stdin(&mut slot, &path, &payload).unwrap().read_to_string(&mut got).unwrap();
+            assert_eq!(got, text);
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+            before(&path);
+            slot.as_ref().unwrap().clear().unwrap();
+        };
+        read("[1, 2, 3]", &|_| {});
+        read("[]", &|path| std::fs::remove_file(path).unwrap());
+        read("[4]", &|path| {
+            std::fs::write(&other, "[\"mine\"]").unwrap();
+            std::fs::rename(&other, path).unwrap();
+        });
+        read("[5]", &|path| std::fs::write(path, "[\"longer than the next\"]").unwrap());
+        read("[6]", &|_| {});
     }
 
     #[test]
     fn a_result_that_is_a_pipe_or_a_link_is_refused_and_waits_for_nobody() {
         let dir = tempfile::tempdir().unwrap();
-        let files = files(dir.path());
+        let mut files = files(dir.path());
         std::os::unix::fs::symlink("/etc/hostname", &files.result).unwrap();
         assert_eq!(files.result().unwrap_err().reason, "invalid_result");
         std::fs::remove_file(&files.result).unwrap();

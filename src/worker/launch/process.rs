@@ -1,15 +1,20 @@
 //! The `process` launch: a command in this container per job, in a process group of its own.
 
-use std::{process::Stdio, time::Duration};
+use std::{path::Path, process::Stdio, time::Duration};
 
 use futures_util::future::{FusedFuture, FutureExt};
 use rustix::process::Signal;
 use tokio::process::Child;
 
 use super::{
-    Launch, Outcome, Run, Slot, files::Files, home::Group, orders::Step, progress::Progress, tail::Tail, worker_io,
+    Launch, Outcome, Run, Slot,
+    files::{Files, PayloadFile},
+    home::Group,
+    orders::Step,
+    progress::Progress,
+    tail::Tail,
+    worker_io,
 };
-use crate::Failure;
 
 /// Grandchildren may hold stderr open; what was written is enough.
 const LAST_WORDS: Duration = Duration::from_millis(200);
@@ -18,19 +23,21 @@ pub(super) struct Process;
 
 impl Launch for Process {
     async fn run(slot: &mut Slot, run: &mut Run) -> Outcome {
-        let files = match slot.files(Some(&run.job.payload)) {
-            Ok(files) => files,
-            Err(e) => return worker_io(&e),
+        let mut files = slot.files();
+        let outcome = match start(slot, run, &files) {
+            Ok((child, group)) => attend(run, &mut files, child, group).await,
+            Err(outcome) => outcome,
         };
-        match start(slot, run, &files) {
-            Ok((child, group)) => attend(run, &files, child, group).await,
-            Err(failure) => Outcome::Failed(failure),
-        }
+        // One that cannot be emptied is made anew.
+        slot.payload.take_if(|file| file.clear().is_err());
+        outcome
     }
 }
 
-fn start(slot: &Slot, run: &Run, files: &Files) -> Result<(Child, Group), Failure> {
+fn start(slot: &mut Slot, run: &Run, files: &Files) -> Result<(Child, Group), Outcome> {
     let job = &run.job;
+    let stdin = slot.stdin(&job.payload).map_err(|e| worker_io(&e))?;
+    let payload = slot.payload.as_ref().map(PayloadFile::path).unwrap_or(Path::new(""));
     let mut command = slot.home.command(&run.plan.spec);
     command
         .env("ROWLOCK_JOB_ID", job.id.to_string())
@@ -40,25 +47,26 @@ fn start(slot: &Slot, run: &Run, files: &Files) -> Result<(Child, Group), Failur
         .env("ROWLOCK_LEASE", job.lease())
         .env("ROWLOCK_DEADLINE", run.deadline().unwrap_or_default())
         .env("TRACEPARENT", run.traceparent().unwrap_or_default())
-        .env("ROWLOCK_PAYLOAD_FILE", &files.payload)
+        .env("ROWLOCK_PAYLOAD_FILE", payload)
         .env("ROWLOCK_RESULT_FILE", &files.result)
         .env("ROWLOCK_PROGRESS_FILE", &files.progress)
-        .stdin(files.stdin().map_err(|e| run.not_started(&e))?)
+        .stdin(stdin)
         // What a job prints belongs to the log, not to the worker's own output.
         .stdout(Stdio::from(std::io::stderr()))
         .stderr(Stdio::piped());
-    slot.home.spawn(2 * slot.number, &mut command).map_err(|e| run.not_started(&e))
+    slot.home.spawn(2 * slot.number, &mut command).map_err(|e| Outcome::Failed(run.not_started(&e)))
 }
 
-async fn attend(run: &mut Run, files: &Files, mut child: Child, group: Group) -> Outcome {
+async fn attend(run: &mut Run, files: &mut Files, mut child: Child, group: Group) -> Outcome {
     let (tail, progress) = (Tail::default(), Progress::default());
     let mut seen = 0;
     let reading = tail.fill(child.stderr.take().expect("stderr is piped")).fuse();
     tokio::pin!(reading);
+    let storing = progress.store(&run.session, &run.job);
+    tokio::pin!(storing);
     let status = {
         let following = files.follow(&mut seen, &progress);
-        let storing = progress.store(&run.session, &run.job);
-        tokio::pin!(following, storing);
+        tokio::pin!(following);
         loop {
             tokio::select! {
                 biased;
@@ -75,8 +83,8 @@ async fn attend(run: &mut Run, files: &Files, mut child: Child, group: Group) ->
     };
     // Whatever the command left running does not outlive the job.
     drop(group);
-    files.look(&mut seen, &progress);
-    progress.finish(&run.session, &run.job).await;
+    files.last_look(&mut seen, &progress);
+    progress.finish(storing).await;
     if let Some(why) = run.orders.why() {
         return run.ordered(why);
     }

@@ -1,7 +1,10 @@
 //! A job's progress on its way to the database: the latest only, and not too often.
 
 use std::{
-    sync::{Mutex, MutexGuard},
+    sync::{
+        Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -21,6 +24,8 @@ const BYTES: usize = 8192;
 pub(super) struct Progress {
     latest: Mutex<Option<Value>>,
     news: Notify,
+    closed: AtomicBool,
+    closing: Notify,
 }
 
 impl Progress {
@@ -37,32 +42,45 @@ impl Progress {
         self.news.notify_one();
     }
 
-    /// Stores what comes, as long as it is polled.
+    /// Stores what comes, until [`Progress::finish`].
     pub(super) async fn store(&self, session: &Session, job: &ClaimedJob) {
         loop {
-            self.news.notified().await;
-            self.store_latest(session, job).await;
-            tokio::time::sleep(EVERY).await;
+            let closed = self.closed.load(Ordering::Relaxed);
+            if self.latest().is_some() {
+                self.store_latest(session, job).await;
+                tokio::select! {
+                    () = tokio::time::sleep(EVERY) => {}
+                    () = self.closing.notified() => {}
+                }
+            } else if closed {
+                return;
+            } else {
+                tokio::select! {
+                    () = self.news.notified() => {}
+                    () = self.closing.notified() => {}
+                }
+            }
         }
     }
 
-    /// Stores what is left: nobody can when the job has ended.
-    pub(super) async fn finish(&self, session: &Session, job: &ClaimedJob) {
-        if tokio::time::timeout(PATIENCE, self.store_latest(session, job)).await.is_err() {
-            tracing::warn!(job = %job.id, "its last progress was not stored in time");
+    /// Waits for `storing` to store what is left: nobody can when the job has ended. It is not dropped for a
+    /// new write: of two that are under way, the older could be the last.
+    pub(super) async fn finish(&self, storing: impl Future<Output = ()>) {
+        self.closed.store(true, Ordering::Relaxed);
+        self.closing.notify_one();
+        if tokio::time::timeout(PATIENCE, storing).await.is_err() {
+            tracing::warn!("a job's last progress was not stored in time");
         }
     }
 
     async fn store_latest(&self, session: &Session, job: &ClaimedJob) {
-        let Some(value) = self.latest().clone() else { return };
+        let Some(value) = self.latest().take() else { return };
         if value.to_string().len() > BYTES {
             tracing::warn!(job = %job.id, "progress of more than {BYTES} bytes is not stored");
         } else if let Err(error) = session.progress(job, &value).await {
             // A courtesy: without it the job goes on, and a lost lease is the heartbeat's to notice.
             tracing::warn!(job = %job.id, %error, "progress was not stored");
         }
-        // Not before: this may be dropped half-way, and finished later.
-        self.latest().take_if(|latest| *latest == value);
     }
 
     fn latest(&self) -> MutexGuard<'_, Option<Value>> {

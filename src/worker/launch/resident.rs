@@ -76,13 +76,12 @@ enum Talk {
 
 impl Launch for Resident {
     async fn run(slot: &mut Slot, run: &mut Run) -> Outcome {
-        let progress = Progress::default();
         let outcome = loop {
             let mut handler = match ready(slot, run).await {
                 Ok(handler) => handler,
                 Err(outcome) => break outcome,
             };
-            match handler.talk(run, &progress).await {
+            match handler.talk(run).await {
                 Talk::Ended(outcome) => {
                     handler.proven = true;
                     slot.starts = Starts::default();
@@ -101,7 +100,6 @@ impl Launch for Resident {
                 }
             }
         };
-        progress.finish(&run.session, &run.job).await;
         run.orders.why().map_or(outcome, |why| run.ordered(why))
     }
 }
@@ -169,46 +167,54 @@ impl Handler {
         drop(group);
     }
 
-    async fn talk(&mut self, run: &mut Run, progress: &Progress) -> Talk {
+    async fn talk(&mut self, run: &mut Run) -> Talk {
+        let mut silent = true;
+        match self.listen(run, &mut silent).await {
+            Some(talk) => talk,
+            None => self.died(run, silent).await,
+        }
+    }
+
+    /// Hears it out; none if its stdout is closed before the job's end.
+    async fn listen(&mut self, run: &mut Run, silent: &mut bool) -> Option<Talk> {
         self.tail.clear();
         let mut unsent = job_line(run);
-        let mut silent = true;
-        {
-            let storing = progress.store(&run.session, &run.job);
-            tokio::pin!(storing);
-            loop {
-                tokio::select! {
-                    biased;
-                    line = self.output.next() => match line {
-                        Ok(Some(line)) => {
-                            silent = false;
-                            match understand(&line, run.job.id) {
-                                Ok(Said::Progress(value)) => progress.value(value),
-                                Ok(Said::Ended(outcome)) if unsent.is_empty() => return Talk::Ended(outcome),
-                                // It has not read the job to its end, nor would it the next.
-                                Ok(Said::Ended(outcome)) => return Talk::Broken(outcome),
-                                Ok(Said::Stale) => {}
-                                Err(failure) => return Talk::Broken(Outcome::Failed(failure)),
-                            }
+        let progress = Progress::default();
+        let storing = progress.store(&run.session, &run.job);
+        tokio::pin!(storing);
+        let talk = loop {
+            tokio::select! {
+                biased;
+                line = self.output.next() => match line {
+                    Ok(Some(line)) => {
+                        *silent = false;
+                        match understand(&line, run.job.id) {
+                            Ok(Said::Progress(value)) => progress.value(value),
+                            Ok(Said::Ended(outcome)) if unsent.is_empty() => break Some(Talk::Ended(outcome)),
+                            // It has not read the job to its end, nor would it the next.
+                            Ok(Said::Ended(outcome)) => break Some(Talk::Broken(outcome)),
+                            Ok(Said::Stale) => {}
+                            Err(failure) => break Some(Talk::Broken(Outcome::Failed(failure))),
                         }
-                        Ok(None) => break,
-                        Err(failure) => return Talk::Broken(Outcome::Failed(failure)),
-                    },
-                    step = run.orders.step(true) => match step {
-                        Step::Tell => unsent.extend(cancel_line(run.job.id)),
-                        Step::Term => self.group.signal(Signal::TERM),
-                        Step::Kill => self.group.signal(Signal::KILL),
-                    },
-                    sent = self.input.write(&unsent), if !unsent.is_empty() => match sent {
-                        Ok(n) => drop(unsent.drain(..n)),
-                        // It closed its stdin; what it says or how it ends will tell.
-                        Err(_) => unsent.clear(),
-                    },
-                    () = &mut storing => {}
-                }
+                    }
+                    Ok(None) => break None,
+                    Err(failure) => break Some(Talk::Broken(Outcome::Failed(failure))),
+                },
+                step = run.orders.step(true) => match step {
+                    Step::Tell => unsent.extend(cancel_line(run.job.id)),
+                    Step::Term => self.group.signal(Signal::TERM),
+                    Step::Kill => self.group.signal(Signal::KILL),
+                },
+                sent = self.input.write(&unsent), if !unsent.is_empty() => match sent {
+                    Ok(n) => drop(unsent.drain(..n)),
+                    // It closed its stdin; what it says or how it ends will tell.
+                    Err(_) => unsent.clear(),
+                },
+                () = &mut storing => {}
             }
-        }
-        self.died(run, silent).await
+        };
+        progress.finish(storing).await;
+        talk
     }
 
     /// Its stdout is closed: it has ended, or is of no more use.

@@ -1,0 +1,138 @@
+-- Rowlock 8: what is exported. Totals live here, not in a process: they go on over restarts, changes of the
+-- leader and times without any worker. Transitions write lines of the tally; fold (0005) adds them up here.
+
+-- The names that get a label of their own in metrics; all others share the label other. Only fold adds to
+-- it, in the commit that adds a name's first line to the totals, and nothing is ever removed: a name that
+-- moved from other to its own label would take its count with it, and a counter would go back.
+CREATE TABLE rowlock.label (
+  kind text NOT NULL CHECK (kind IN ('type', 'reason')),
+  name text NOT NULL,
+  PRIMARY KEY (kind, name)
+);
+
+-- Failures and retries by reason.
+CREATE TABLE rowlock.total_reason (
+  queue   int4 NOT NULL,
+  type    text NOT NULL,
+  reason  text NOT NULL,
+  failed  int8 NOT NULL,
+  retried int8 NOT NULL,
+  PRIMARY KEY (queue, type, reason)
+) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 200);
+
+-- The histograms: how long jobs waited, from their due time to their claim, and how long the attempts that
+-- ended had run. A job claimed twice waited twice.
+CREATE TABLE rowlock.total_time (
+  queue   int4 NOT NULL,
+  type    text NOT NULL,
+  what    text NOT NULL CHECK (what IN ('wait', 'run')),
+  bucket  int2 NOT NULL,     -- see rowlock.bucket
+  jobs    int8 NOT NULL,
+  seconds float8 NOT NULL,   -- in all
+  PRIMARY KEY (queue, type, what, bucket)
+) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 200);
+
+-- What the controller decided and could not do. rowlock.decision forgets after a day; these do not.
+CREATE TABLE rowlock.total_scaler (
+  deployment text NOT NULL,
+  what       text NOT NULL CHECK (what IN ('decision', 'error')),
+  reason     text NOT NULL,
+  n          int8 NOT NULL,
+  PRIMARY KEY (deployment, what, reason)
+) WITH (fillfactor = 50);
+
+CREATE FUNCTION rowlock.label_room(kind text) RETURNS int8
+LANGUAGE sql STABLE SET search_path = pg_catalog, rowlock, pg_temp AS $$
+  SELECT GREATEST(CASE label_room.kind WHEN 'type' THEN 100 ELSE 50 END - (SELECT count(*) FROM label l WHERE l.kind = label_room.kind), 0)
+$$;
+COMMENT ON FUNCTION rowlock.label_room IS
+'How many more names of a kind get a label of their own: 100 types, 50 reasons in all. Internal.';
+
+CREATE FUNCTION rowlock.oldest_transaction() RETURNS float8
+LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+  SELECT coalesce(extract(epoch FROM clock_timestamp() - min(o.began))::float8, 0)
+    FROM (SELECT a.xact_start AS began FROM pg_stat_activity a
+           WHERE a.datname = current_database() AND a.backend_type = 'client backend' AND a.pid <> pg_backend_pid()
+          UNION ALL SELECT p.prepared FROM pg_prepared_xacts p WHERE p.database = current_database()) o
+  HAVING pg_has_role(current_user, 'pg_read_all_stats', 'USAGE')
+$$;
+COMMENT ON FUNCTION rowlock.oldest_transaction IS
+'Seconds since the oldest open transaction of this database began. Null where the schema''s owner may not see others'' transactions: GRANT pg_read_all_stats to it. Internal.';
+
+CREATE FUNCTION rowlock.metrics_v1() RETURNS TABLE (what text, queue text, type text, label text, value float8)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp SET jit = off AS $$
+#variable_conflict use_column
+BEGIN
+  RETURN QUERY
+  WITH t AS MATERIALIZED (SELECT * FROM tally),
+  -- As fold will name them, so that what is shown before it is shown alike after it.
+  named AS MATERIALIZED (
+    SELECT l.kind, l.name FROM label l
+    UNION ALL
+    (SELECT 'type', t.type FROM t GROUP BY t.type HAVING NOT EXISTS (SELECT FROM label l WHERE l.kind = 'type' AND l.name = t.type)
+      ORDER BY t.type LIMIT label_room('type'))
+    UNION ALL
+    (SELECT 'reason', t.reason FROM t WHERE t.reason IS NOT NULL GROUP BY t.reason
+     HAVING NOT EXISTS (SELECT FROM label l WHERE l.kind = 'reason' AND l.name = t.reason) ORDER BY t.reason LIMIT label_room('reason'))),
+  counts AS MATERIALIZED (
+    SELECT q.id, q.name AS queue, coalesce(n.name, 'other') AS type, sum(c.pending)::float8 AS pending, sum(c.scheduled)::float8 AS scheduled,
+           sum(c.running)::float8 AS running, sum(c.enqueued)::float8 AS enqueued, sum(c.completed)::float8 AS completed,
+           sum(c.failed_kept)::float8 AS failed_kept
+      FROM (SELECT queue, type, pending, scheduled, running, enqueued, completed, failed_kept FROM total
+            UNION ALL SELECT queue, type, pending, scheduled, running, enqueued, completed, failed_kept FROM t) c
+      JOIN queue q ON q.id = c.queue LEFT JOIN named n ON n.kind = 'type' AND n.name = c.type
+     GROUP BY q.id, q.name, coalesce(n.name, 'other')),
+  reasons AS (
+    SELECT q.name AS queue, coalesce(n.name, 'other') AS type, coalesce(r.name, 'other') AS reason, sum(c.failed)::float8 AS failed, sum(c.retried)::float8 AS retried
+      FROM (SELECT queue, type, reason, failed, retried FROM total_reason
+            UNION ALL SELECT queue, type, reason, failed, retried FROM t WHERE reason IS NOT NULL) c
+      JOIN queue q ON q.id = c.queue LEFT JOIN named n ON n.kind = 'type' AND n.name = c.type LEFT JOIN named r ON r.kind = 'reason' AND r.name = c.reason
+     GROUP BY 1, 2, 3),
+  times AS MATERIALIZED (
+    SELECT q.name AS queue, coalesce(n.name, 'other') AS type, c.what, c.bucket, sum(c.jobs)::float8 AS jobs, sum(c.seconds) AS seconds
+      FROM (SELECT queue, type, what, bucket, jobs, seconds FROM total_time
+            UNION ALL SELECT queue, type, 'wait', wait, running, seconds FROM t WHERE wait IS NOT NULL
+            UNION ALL SELECT queue, type, 'run', run, -running, seconds FROM t WHERE run IS NOT NULL) c
+      JOIN queue q ON q.id = c.queue LEFT JOIN named n ON n.kind = 'type' AND n.name = c.type
+     GROUP BY 1, 2, 3, 4),
+  depths AS (
+    SELECT q.id, q.name AS queue, q.paused, coalesce(sum(c.pending), 0) AS pending FROM queue q LEFT JOIN counts c ON c.id = q.id
+     GROUP BY q.id, q.name, q.paused),
+  -- Of an empty queue nothing is looked up: there all index entries are of rows that are gone.
+  oldest AS (
+    SELECT d.queue, coalesce((SELECT extract(epoch FROM clock_timestamp() - min(f.execute_at))::float8 FROM lane l
+        CROSS JOIN LATERAL (SELECT r.execute_at FROM ready r WHERE r.queue = l.queue AND r.rank = l.rank ORDER BY r.pos LIMIT 1) f
+       WHERE l.queue = d.id AND d.pending > 0), 0) AS age
+      FROM depths d)
+  SELECT 'read_at', NULL::text, NULL::text, NULL::text, extract(epoch FROM clock_timestamp())::float8
+  UNION ALL SELECT 'schema', NULL, NULL, NULL, max(m.version)::float8 FROM migration m
+  UNION ALL SELECT 'bound', NULL, NULL, NULL, b FROM unnest(bucket_bounds()) b
+  UNION ALL SELECT 'oldest_transaction', NULL, NULL, NULL, o FROM oldest_transaction() o WHERE o IS NOT NULL
+  UNION ALL SELECT 'queue_pending', d.queue, NULL, NULL, d.pending FROM depths d
+  UNION ALL SELECT 'queue_paused', d.queue, NULL, NULL, d.paused::int FROM depths d
+  UNION ALL SELECT 'queue_oldest_age', o.queue, NULL, NULL, GREATEST(o.age, 0) FROM oldest o
+  UNION ALL SELECT 'jobs', c.queue, c.type, v.status, v.n
+              FROM counts c CROSS JOIN LATERAL (VALUES ('pending', c.pending + c.scheduled), ('running', c.running), ('failed', c.failed_kept)) v(status, n)
+  UNION ALL SELECT v.what, c.queue, c.type, NULL, v.n FROM counts c CROSS JOIN LATERAL (VALUES ('enqueued', c.enqueued), ('completed', c.completed)) v(what, n)
+  UNION ALL SELECT v.what, r.queue, r.type, r.reason, v.n FROM reasons r CROSS JOIN LATERAL (VALUES ('failed', r.failed), ('retried', r.retried)) v(what, n) WHERE v.n > 0
+  UNION ALL SELECT h.what, h.queue, h.type, h.bucket::text, h.jobs FROM times h
+  UNION ALL SELECT h.what || '_seconds', h.queue, h.type, NULL, sum(h.seconds) FROM times h GROUP BY h.what, h.queue, h.type
+  UNION ALL SELECT 'scaler_' || s.what, s.deployment, NULL, s.reason, s.n FROM total_scaler s;
+END $$;
+COMMENT ON FUNCTION rowlock.metrics_v1 IS
+'All that is exported, in one read: what, its labels (of a scaler_ row queue is the deployment) and the value. wait and run rows count jobs by bucket, label its number from 0; bound rows are the buckets'' upper bounds. It counts nothing: the cost is that of the totals, of the lines not yet folded and of one probe per priority in use.
+SQLSTATEs: none. Locks: none.';
+
+CREATE FUNCTION rowlock.scaler_error_v1(deployment text, reason text) RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp AS $$
+  INSERT INTO total_scaler AS t (deployment, what, reason, n) VALUES (scaler_error_v1.deployment, 'error', scaler_error_v1.reason, 1)
+  ON CONFLICT (deployment, what, reason) DO UPDATE SET n = t.n + 1
+$$;
+COMMENT ON FUNCTION rowlock.scaler_error_v1 IS
+'Counts what the controller could not do; reason is one of a few fixed words. Decisions are counted by record_v1. SQLSTATEs: none. Locks: the counter''s row.';
+
+REVOKE ALL ON rowlock.label, rowlock.total_reason, rowlock.total_time, rowlock.total_scaler FROM PUBLIC;
+REVOKE ALL ON FUNCTION rowlock.label_room, rowlock.oldest_transaction, rowlock.metrics_v1, rowlock.scaler_error_v1 FROM PUBLIC;
+-- A worker serves metrics over its own connection; rowlock_reader is for whoever serves nothing else.
+GRANT EXECUTE ON FUNCTION rowlock.metrics_v1 TO rowlock_worker, rowlock_reader, rowlock_admin;
+GRANT EXECUTE ON FUNCTION rowlock.scaler_error_v1 TO rowlock_admin;

@@ -1,0 +1,103 @@
+//! The checklist of `/readyz`.
+
+use std::{
+    fmt::Write as _,
+    time::{Duration, Instant},
+};
+
+use super::look::Look;
+use crate::{metrics::Known, migrate::MIGRATIONS};
+
+/// After so long without its periodic work a process is stuck.
+const LATE: Duration = Duration::from_secs(30);
+
+pub(super) struct Check {
+    pub good: bool,
+    name: &'static str,
+    detail: String,
+}
+
+pub(super) fn checks(look: &Look, known: &Known, now: Instant) -> Vec<Check> {
+    let check = |name, good, detail: String| Check { good, name, detail };
+    let database = match &look.reading {
+        Ok(_) => check("database", true, "answers".into()),
+        Err(why) => check("database", false, why.clone()),
+    };
+    let schema = match look.reading.as_ref().ok().and_then(|r| r.one("schema")) {
+        Some(version) if version as i32 >= newest() => check("schema", true, format!("version {version}")),
+        Some(version) => {
+            let detail = format!("version {version}, this program needs {}; run rowlock migrate up", newest());
+            check("schema", false, detail)
+        }
+        None => check("schema", false, "unknown".into()),
+    };
+    let role = match known.leader {
+        Some(true) => "leader",
+        Some(false) => "follower",
+        None => known.role,
+    };
+    let tick = match known.ticked.map(|at| now.saturating_duration_since(at)) {
+        Some(age) if age < LATE => check("last tick", true, format!("{:.1} s ago", age.as_secs_f64())),
+        Some(age) => check("last tick", false, format!("{} s ago, expected within {}", age.as_secs(), LATE.as_secs())),
+        None => check("last tick", false, "none yet".into()),
+    };
+    vec![database, schema, check("role", true, role.into()), tick]
+}
+
+/// The checks as Kubernetes's own list them.
+pub(super) fn text(checks: &[Check]) -> String {
+    let mut text = String::new();
+    for c in checks {
+        let _ = writeln!(text, "[{}] {}: {}", if c.good { '+' } else { '-' }, c.name, c.detail);
+    }
+    text.push_str(if checks.iter().all(|c| c.good) { "ready\n" } else { "not ready\n" });
+    text
+}
+
+fn newest() -> i32 {
+    MIGRATIONS.iter().map(|m| m.version).max().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::{Facts, Reading, Sample};
+
+    fn seen(version: f64) -> Look {
+        let schema = Sample { what: "schema".into(), value: version, ..Sample::default() };
+        Look::of(Ok(Reading::new(vec![schema])))
+    }
+
+    #[test]
+    fn all_is_well_when_database_schema_and_tick_are() {
+        let (facts, now) = (Facts::new("controller"), Instant::now());
+        facts.set_leader(false);
+        facts.tick(now);
+        let checks = checks(&seen(newest().into()), &facts.known(), now + Duration::from_millis(400));
+        let version = newest();
+        assert_eq!(
+            text(&checks),
+            format!(
+                "[+] database: answers\n[+] schema: version {version}\n[+] role: follower\n[+] last tick: 0.4 s ago\nready\n"
+            )
+        );
+    }
+
+    #[test]
+    fn each_fault_is_named_with_what_to_do() {
+        let (facts, now) = (Facts::new("worker"), Instant::now());
+        let fault = |look: &Look, now| text(&checks(look, &facts.known(), now));
+        assert!(fault(&seen(3.0), now).contains("[-] schema: version 3, this program needs"));
+        assert!(fault(&Look::of(Err("gone".into())), now).contains("[-] database: gone\n[-] schema: unknown"));
+        assert!(fault(&seen(newest().into()), now).ends_with("[-] last tick: none yet\nnot ready\n"));
+        facts.tick(now);
+        assert!(fault(&seen(newest().into()), now + LATE).contains("[-] last tick: 30 s ago, expected within 30"));
+    }
+
+    #[test]
+    fn a_newer_schema_is_right_for_an_older_program() {
+        let (facts, now) = (Facts::new("worker"), Instant::now());
+        facts.tick(now);
+        assert!(checks(&seen(f64::from(newest()) + 1.0), &facts.known(), now).iter().all(|c| c.good));
+    }
+}

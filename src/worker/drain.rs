@@ -1,0 +1,53 @@
+//! The last of a worker: how its grace is spent.
+
+use std::time::{Duration, Instant};
+
+use super::launch::orders::{Order, Why};
+
+/// What a job has to end in when a second signal came.
+const HURRY: Duration = Duration::from_secs(1);
+
+/// What is ordered to the jobs that still run, or how long to wait with it.
+pub(super) fn order(since: Instant, grace: Duration, hurried: bool, now: Instant) -> Result<Order, Duration> {
+    let (stop_at, kill_at) = last_calls(since, grace);
+    if hurried {
+        Ok(Order { why: Why::Draining, kill_at: kill_at.min(now + HURRY) })
+    } else if now >= stop_at {
+        Ok(Order { why: Why::Draining, kill_at })
+    } else {
+        Err(stop_at - now)
+    }
+}
+
+/// When jobs that still run are asked to end, and when they are killed, so that the rest of the grace is
+/// enough to hand them back.
+fn last_calls(since: Instant, grace: Duration) -> (Instant, Instant) {
+    let reserve = (grace / 10).min(Duration::from_secs(2));
+    let kill_at = since + (grace - reserve);
+    (kill_at - (grace / 5).min(Duration::from_secs(5)), kill_at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn within_the_grace_jobs_may_end_then_are_asked_then_killed_then_handed_back() {
+        let since = Instant::now();
+        let (stop_at, kill_at) = last_calls(since, Duration::from_secs(30));
+        assert_eq!((stop_at - since, kill_at - since), (Duration::from_secs(23), Duration::from_secs(28)));
+        for grace in [0, 1, 300, 86_400_000].map(Duration::from_millis) {
+            let (stop_at, kill_at) = last_calls(since, grace);
+            assert!(since <= stop_at && stop_at <= kill_at && kill_at <= since + grace);
+        }
+    }
+
+    #[test]
+    fn a_second_signal_hurries_but_never_beyond_the_grace() {
+        let (since, grace) = (Instant::now(), Duration::from_secs(30));
+        assert_eq!(order(since, grace, false, since), Err(Duration::from_secs(23)));
+        assert_eq!(order(since, grace, true, since).map(|o| o.kill_at), Ok(since + HURRY));
+        let late = since + Duration::from_secs(29);
+        assert_eq!(order(since, grace, true, late).map(|o| o.kill_at), Ok(since + Duration::from_secs(28)));
+    }
+}

@@ -1,0 +1,163 @@
+//! Programs under test, and what the tests share: turns, chance, and counts.
+
+use std::{
+    fs::File,
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, ExitStatus, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+    time::{Duration, Instant, SystemTime},
+};
+
+use tokio::sync::{Mutex, MutexGuard};
+
+/// No test of this target waits longer for one thing: a loaded machine is slow, not wrong.
+pub const PATIENCE: Duration = Duration::from_secs(180);
+
+/// The turn of one test.
+pub async fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::const_new(());
+    TURN.lock().await
+}
+
+/// A count in CI, and five times as many in a soak.
+pub fn count(ci: usize) -> usize {
+    if soak() { 5 * ci } else { ci }
+}
+
+pub fn soak() -> bool {
+    std::env::var_os("ROWLOCK_SOAK").is_some_and(|v| v != "0")
+}
+
+/// Nanoseconds of the wall clock: the jobs and Postgres are on this machine and see the same.
+pub fn now() -> u64 {
+    u64::try_from(SystemTime::UNIX_EPOCH.elapsed().unwrap().as_nanos()).unwrap()
+}
+
+/// Waits until the answer is yes, asking often.
+pub async fn until<F: Future<Output = bool>>(what: &str, mut ask: impl FnMut() -> F) {
+    let started = Instant::now();
+    while !ask().await {
+        assert!(started.elapsed() < PATIENCE, "waited in vain until {what}");
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// The value below which this part of them is; of none it is zero.
+pub fn quantile(times: &mut [Duration], part: f64) -> Duration {
+    times.sort();
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss, reason = "few")]
+    let at = ((times.len() as f64 * part).ceil() as usize).saturating_sub(1);
+    times.get(at).copied().unwrap_or_default()
+}
+
+/// Chance that can be had again.
+pub struct Chance(u64);
+
+impl Chance {
+    pub fn new() -> Chance {
+        let seed = std::env::var("ROWLOCK_SEED").map_or(5, |s| s.parse().expect("ROWLOCK_SEED is a number"));
+        eprintln!("seed {seed}");
+        Chance(seed ^ 0x9E37_79B9_7F4A_7C15)
+    }
+
+    /// Below `end`, which is not zero.
+    pub fn below(&mut self, end: usize) -> usize {
+        // splitmix64.
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        usize::try_from((z ^ (z >> 31)) % end as u64).unwrap()
+    }
+
+    pub fn millis(&mut self, end: usize) -> Duration {
+        Duration::from_millis(self.below(end) as u64)
+    }
+}
+
+/// How a test's workers are started.
+pub struct Fleet {
+    url: String,
+    args: Vec<String>,
+    dir: tempfile::TempDir,
+}
+
+/// `rowlock worker`; killed with the value. Its number is in the environment of all that it starts.
+pub struct Worker {
+    pub number: u32,
+    child: Child,
+}
+
+impl Fleet {
+    pub fn new(url: &str, args: &[&str]) -> Fleet {
+        let args = args.iter().map(|a| (*a).to_owned()).collect();
+        Fleet { url: url.to_owned(), args, dir: tempfile::tempdir().unwrap() }
+    }
+
+    pub fn start(&self) -> Worker {
+        static NEXT: AtomicU32 = AtomicU32::new(1);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_rowlock"));
+        for (key, _) in std::env::vars_os().filter(|(k, _)| k.to_string_lossy().starts_with("ROWLOCK_")) {
+            command.env_remove(key);
+        }
+        let log = File::options().append(true).create(true).open(self.log()).unwrap();
+        command.arg("worker").args(&self.args).env("DATABASE_URL", &self.url);
+        command.env("FAULTS_WORKER", number.to_string()).env("RUST_LOG", "rowlock=info");
+        let child = command.process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
+        Worker { number, child }
+    }
+
+    /// What all of them wrote to stderr.
+    pub fn log(&self) -> PathBuf {
+        self.dir.path().join("stderr")
+    }
+
+    /// How often they said so.
+    pub fn said(&self, what: &str) -> usize {
+        std::fs::read_to_string(self.log()).unwrap().matches(what).count()
+    }
+}
+
+impl Worker {
+    pub fn signal(&self, name: &str) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        let signal = match name {
+            "TERM" => rustix::process::Signal::TERM,
+            "STOP" => rustix::process::Signal::STOP,
+            "CONT" => rustix::process::Signal::CONT,
+            other => panic!("no test sends {other}"),
+        };
+        rustix::process::kill_process(pid, signal).unwrap();
+    }
+
+    /// SIGKILL. Answers when it was dead for sure.
+    pub fn kill(mut self) -> u64 {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        now()
+    }
+
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The processes whose environment has this entry.
+pub fn processes(entry: &str) -> Vec<i32> {
+    let pids = std::fs::read_dir("/proc").unwrap().flatten();
+    let pids = pids.filter_map(|e| e.file_name().to_str()?.parse::<i32>().ok());
+    pids.filter(|pid| {
+        let environ = std::fs::read(Path::new("/proc").join(pid.to_string()).join("environ")).unwrap_or_default();
+        environ.split(|b| *b == 0).any(|e| e == entry.as_bytes())
+    })
+    .collect()
+}

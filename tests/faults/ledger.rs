@@ -1,0 +1,243 @@
+//! What the jobs say themselves: a file that only their handlers append to, on no database. Against it is held
+//! what the queue says: which run it accepted, and when a worker's lease was over.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fs::File,
+    io::{Read as _, Seek as _, SeekFrom},
+    path::PathBuf,
+    process::Command,
+    time::Duration,
+};
+
+use rowlock::{JobQueue, NewJob};
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::{fleet::until, support::Db, work::put_type};
+
+/// The ends of leases, seen by a trigger of the test's: the queue forgets workers.
+const LEASES: &str = "
+    CREATE TABLE public.lease_end (worker uuid, at timestamptz);
+    CREATE FUNCTION public.note_lease_end() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+      IF OLD.lease_until > '-infinity' AND (TG_OP = 'DELETE' OR NEW.lease_until = '-infinity') THEN
+        INSERT INTO public.lease_end VALUES (OLD.id, LEAST(OLD.lease_until, clock_timestamp()));
+      END IF;
+      RETURN NULL;
+    END $$;
+    CREATE TRIGGER note AFTER UPDATE OF lease_until OR DELETE ON rowlock.worker
+      FOR EACH ROW EXECUTE FUNCTION public.note_lease_end()";
+
+/// One run of a job, as its handler saw it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Run {
+    pub job: Uuid,
+    /// The worker's id and the receipt.
+    pub lease: String,
+    /// Which of the test's processes.
+    pub worker: u32,
+    pub begin: u64,
+    pub end: Option<u64>,
+}
+
+impl Run {
+    pub fn worker_id(&self) -> Uuid {
+        self.lease.split('/').next().unwrap().parse().unwrap()
+    }
+}
+
+pub struct Ledger {
+    path: PathBuf,
+    _dir: tempfile::TempDir,
+}
+
+impl Ledger {
+    /// An empty one, and a job type `t` whose jobs write to it: a payload is `{"ms": how long it takes}`.
+    pub async fn open(db: &Db) -> Ledger {
+        let shm = std::path::Path::new("/dev/shm");
+        let dir = if shm.is_dir() { tempfile::tempdir_in(shm) } else { tempfile::tempdir() }.unwrap();
+        let path = dir.path().join("ledger");
+        File::create(&path).unwrap();
+        let handler = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/faults/handler.py");
+        // -I -S: it starts in a few milliseconds.
+        let command = json!([python(), "-I", "-S", handler, path]);
+        put_type(db, json!({"launch": "resident", "command": command, "max_retries": 3})).await;
+        db.run(LEASES).await;
+        Ledger { path, _dir: dir }
+    }
+
+    /// How many lines there are, about: enough to choose a moment by.
+    pub fn lines(&self) -> usize {
+        const LINE: u64 = 5 + 1 + 36 + 1 + 39 + 1 + 2 + 1 + 19 + 1;
+        usize::try_from(std::fs::metadata(&self.path).unwrap().len() / LINE).unwrap()
+    }
+
+    /// Every run, in order of begin.
+    pub fn runs(&self) -> Vec<Run> {
+        parse(&std::fs::read_to_string(&self.path).unwrap())
+    }
+
+    /// The runs that began on a worker's process and did not end, looking only at the last of it.
+    pub fn open_runs(&self, worker: u32) -> Vec<Run> {
+        self.last().into_iter().filter(|r| r.worker == worker && r.end.is_none()).collect()
+    }
+
+    /// When runs began on a worker's process, looking only at the last of it.
+    pub fn begins(&self, worker: u32) -> Vec<u64> {
+        self.last().iter().filter(|r| r.worker == worker).map(|r| r.begin).collect()
+    }
+
+    fn last(&self) -> Vec<Run> {
+        let mut file = File::open(&self.path).unwrap();
+        let from = file.metadata().unwrap().len().saturating_sub(64 * 1024);
+        file.seek(SeekFrom::Start(from)).unwrap();
+        let mut text = String::new();
+        file.read_to_string(&mut text).unwrap();
+        let whole = if from == 0 { &text } else { text.split_once('\n').map_or("", |(_, rest)| rest) };
+        parse(whole)
+    }
+}
+
+/// Not a version manager's script, which takes longer to start than the handler.
+fn python() -> String {
+    let output = Command::new("python3").args(["-c", "import sys; print(sys.executable)"]).output();
+    let output = output.expect("python3 is installed: the handler of these tests is written in it");
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+/// An end without its begin (which was cut off the text) is passed over.
+fn parse(text: &str) -> Vec<Run> {
+    let mut runs: Vec<Run> = Vec::new();
+    let mut open = HashMap::new();
+    for line in text.lines() {
+        let words: Vec<&str> = line.split(' ').collect();
+        let [what, job, lease, worker, at] = words[..] else { panic!("not a line of a ledger: {line}") };
+        let at = at.parse().unwrap();
+        if what == "begin" {
+            let run = Run {
+                job: job.parse().unwrap(),
+                lease: lease.into(),
+                worker: worker.parse().unwrap(),
+                begin: at,
+                end: None,
+            };
+            let earlier = open.insert((job.to_owned(), lease.to_owned()), runs.len());
+            assert!(earlier.is_none(), "{job} began twice under one lease");
+            runs.push(run);
+        } else if let Some(run) = open.get(&(job.to_owned(), lease.to_owned())) {
+            runs[*run].end = Some(at);
+        }
+    }
+    runs.sort_by_key(|r| r.begin);
+    runs
+}
+
+/// What the queue says about how a job ended.
+pub struct End {
+    pub status: String,
+    pub reason: Option<String>,
+    pub attempts: i16,
+    /// Of the run that was accepted.
+    pub lease: Option<String>,
+    pub at: u64,
+}
+
+/// Jobs of `ms` milliseconds each, enqueued in batches.
+pub async fn enqueue(q: &JobQueue, jobs: usize, mut ms: impl FnMut(usize) -> usize) -> HashSet<Uuid> {
+    let mut ids = HashSet::new();
+    let new: Vec<NewJob> = (0..jobs).map(|n| NewJob::new("t", json!({"ms": ms(n)}))).collect();
+    for batch in new.chunks(1000) {
+        ids.extend(q.enqueue_many(batch).await.unwrap().iter().map(|e| e.id));
+    }
+    ids
+}
+
+/// The same while connections are cut off: asks again, and what is told in the end is what counts.
+pub async fn enqueue_anew(q: &JobQueue, jobs: usize, mut ms: impl FnMut(usize) -> usize) -> HashSet<Uuid> {
+    let new: Vec<NewJob> = (0..jobs).map(|n| NewJob::new("t", json!({"ms": ms(n)}))).collect();
+    loop {
+        match q.enqueue_many(&new).await {
+            Ok(enqueued) => return enqueued.iter().map(|e| e.id).collect(),
+            Err(error) => assert!(error.is_transient(), "{error:?}"),
+        }
+    }
+}
+
+/// Waits until nothing is pending or running.
+pub async fn drained(db: &Db) {
+    const LEFT: &str = "SELECT EXISTS (SELECT FROM rowlock.ready) OR EXISTS (SELECT FROM rowlock.scheduled)
+                            OR EXISTS (SELECT FROM rowlock.lease)";
+    until("all jobs have ended", || async { !db.one::<bool>(LEFT, &[]).await }).await;
+}
+
+/// Every ended job. A job that ended twice is an error, and so is one whose counted ends are not its ends.
+pub async fn ends(db: &Db) -> HashMap<Uuid, End> {
+    let sql = "SELECT id, status, reason, attempts, result #>> '{}', (extract(epoch FROM finished_at) * 1e9)::int8 FROM rowlock.history";
+    let rows = db.client.query(sql, &[]).await.unwrap();
+    let mut ends = HashMap::new();
+    for r in &rows {
+        let at: i64 = r.get(5);
+        let end =
+            End { status: r.get(1), reason: r.get(2), attempts: r.get(3), lease: r.get(4), at: at.cast_unsigned() };
+        assert!(ends.insert(r.get::<_, Uuid>(0), end).is_none(), "{} ended twice", r.get::<_, Uuid>(0));
+    }
+    // The counters are written beside history, not from it.
+    let counted: i64 = db.one("SELECT sum(completed + failed + cancelled)::int8 FROM rowlock.demand()", &[]).await;
+    assert_eq!(counted, i64::try_from(ends.len()).unwrap(), "an end was counted and is not there, or the reverse");
+    ends
+}
+
+/// When each worker's lease was over.
+pub async fn lease_ends(db: &Db) -> HashMap<Uuid, u64> {
+    let sql = "SELECT worker, (extract(epoch FROM max(at)) * 1e9)::int8 FROM public.lease_end GROUP BY worker";
+    let rows = db.client.query(sql, &[]).await.unwrap();
+    rows.iter().map(|r| (r.get(0), r.get::<_, i64>(1).cast_unsigned())).collect()
+}
+
+/// What both sides say together.
+#[derive(Debug, Default)]
+pub struct Verdict {
+    pub completed: usize,
+    pub crash_loops: usize,
+    pub extra_runs: usize,
+    /// For each run that was cut short by its process's death: until the next one began.
+    pub recoveries: Vec<Duration>,
+}
+
+/// Holds both against each other: no job is lost, none accepted but for a run that ended, none begun again after
+/// that, and none begun while an earlier run's lease held and its process lived. `dead` says when processes
+/// ended.
+pub async fn judge(db: &Db, ledger: &Ledger, jobs: &HashSet<Uuid>, dead: &HashMap<u32, u64>) -> Verdict {
+    let (ends, lease_ends, runs) = (ends(db).await, lease_ends(db).await, ledger.runs());
+    let mut verdict = Verdict::default();
+    let mut of: HashMap<Uuid, Vec<&Run>> = HashMap::new();
+    runs.iter().for_each(|r| of.entry(r.job).or_default().push(r));
+    assert_eq!(ends.len(), jobs.len(), "as many ends as jobs");
+    for job in jobs {
+        let (end, runs) =
+            (ends.get(job).unwrap_or_else(|| panic!("{job} is lost")), of.remove(job).unwrap_or_default());
+        match (&*end.status, end.reason.as_deref()) {
+            ("completed", _) => {
+                verdict.completed += 1;
+                let accepted = runs.iter().position(|r| Some(&r.lease) == end.lease.as_ref());
+                let at = accepted.unwrap_or_else(|| panic!("{job}: the accepted run is not in the ledger: {runs:?}"));
+                assert!(runs[at].end.is_some_and(|e| e <= end.at), "{job} was accepted before it ended: {runs:?}");
+                assert_eq!(at + 1, runs.len(), "{job} ran again after it was accepted: {runs:?}");
+            }
+            ("failed", Some("crash_loop")) => verdict.crash_loops += 1,
+            other => panic!("{job} ended as {other:?}"),
+        }
+        assert_eq!(end.attempts, 0, "{job}: an attempt was counted against it");
+        verdict.extra_runs += runs.len().saturating_sub(1);
+        for pair in runs.windows(2) {
+            let lease_end = lease_ends.get(&pair[0].worker_id()).copied().unwrap_or(u64::MAX);
+            let free = lease_end.min(dead.get(&pair[0].worker).copied().unwrap_or(u64::MAX));
+            assert!(pair[1].begin >= free, "{job} began {} ns too early: {pair:?}", free.saturating_sub(pair[1].begin));
+            if let Some(died) = dead.get(&pair[0].worker) {
+                verdict.recoveries.push(Duration::from_nanos(pair[1].begin.saturating_sub(*died)));
+            }
+        }
+    }
+    assert!(of.is_empty(), "the ledger has jobs that nobody enqueued: {:?}", of.keys());
+    verdict
+}

@@ -1,0 +1,21 @@
+//! Faults on purpose: the program is killed, frozen and cut off while it works, and a ledger that only the jobs
+//! write says what became of them.
+//!
+//! Each file is one bar, and prints its figure: `cargo test --features cli --test faults -- --nocapture`. The
+//! tests take turns, whatever `--test-threads` says: they measure time. `ROWLOCK_SOAK=1` (`make soak`) repeats
+//! more; `ROWLOCK_SEED` chooses other moments than those that CI always sees.
+#![cfg(feature = "cli")]
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod commits;
+mod fleet;
+mod freezes;
+mod kills;
+mod ledger;
+mod postgres;
+#[path = "../it/support.rs"]
+#[allow(dead_code, reason = "shared with the other tests, which use more of it")]
+mod support;
+#[path = "../it/work.rs"]
+#[allow(dead_code, reason = "shared with the other tests, which use more of it")]
+mod work;
