@@ -1,9 +1,9 @@
-//! Every command and flag, and nothing else. Its room: `control`, those of the controller.
+//! Every command and flag, and nothing else. Its room: `running`, of what goes on.
 //!
 //! Every flag has a variable. None is called as one that a job sees (`ROWLOCK_QUEUE`, `ROWLOCK_LEASE`, …):
 //! a job that calls this program would hand its own queue on without knowing.
 
-mod control;
+mod running;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -11,7 +11,7 @@ use chrono::{DateTime, Utc};
 use clap::{Parser, Subcommand, ValueEnum};
 use uuid::Uuid;
 
-pub(super) use self::control::{Controller, Dev, Explain, SchedulesCommand};
+pub(super) use self::running::{Controller, Dev, Explain, LogFormat, SchedulesCommand, Serve, Worker};
 use crate::simulate::Shape;
 
 /// A job queue in PostgreSQL.
@@ -201,54 +201,6 @@ pub(super) enum JobsCommand {
         #[arg(long, env = "ROWLOCK_YES")]
         yes: bool,
     },
-}
-
-#[derive(clap::Args)]
-pub(super) struct Worker {
-    /// A queue to serve; repeat for more.
-    #[arg(long = "queue", env = "ROWLOCK_QUEUES", value_delimiter = ',', default_value = "default")]
-    pub queues: Vec<String>,
-    /// Jobs at once.
-    #[arg(long, env = "ROWLOCK_CONCURRENCY", default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=10_000))]
-    pub concurrency: u16,
-    /// The kinds of launch accepted: process, resident.
-    #[arg(long, env = "ROWLOCK_LAUNCH", value_delimiter = ',', default_value = "process,resident")]
-    pub launch: Vec<crate::worker::Kind>,
-    #[arg(long, env = "ROWLOCK_LEASE_DURATION", value_parser = humantime::parse_duration, default_value = "30s")]
-    pub lease: Duration,
-    #[arg(long, env = "ROWLOCK_POLL", value_parser = pause, default_value = "1s")]
-    pub poll: Duration,
-    /// How long it may take to end on SIGTERM; jobs that still run then are handed back. A second one hurries.
-    #[arg(long, env = "ROWLOCK_GRACE", value_parser = humantime::parse_duration, default_value = "30s")]
-    pub grace: Duration,
-    /// End when no job is due and none runs.
-    #[arg(long, env = "ROWLOCK_STOP_WHEN_EMPTY")]
-    pub stop_when_empty: bool,
-    /// A direct connection for LISTEN, where the database URL is a pooler's.
-    #[arg(long, env = "ROWLOCK_LISTEN_URL", hide_env_values = true)]
-    pub listen_url: Option<String>,
-    /// End when standard input does: whoever started it holds the other end.
-    #[arg(long, hide = true)]
-    pub leash: bool,
-    #[command(flatten)]
-    pub serve: Serve,
-}
-
-/// What every process that goes on for long has.
-#[derive(clap::Args)]
-pub(super) struct Serve {
-    /// Where to serve /livez, /readyz and /metrics; port 0 finds a free one. By default 127.0.0.1:9464, if free.
-    #[arg(long, env = "ROWLOCK_HTTP", value_name = "ADDR")]
-    pub http: Option<std::net::SocketAddr>,
-    /// How to log; by default json in a cluster, else text.
-    #[arg(long, env = "ROWLOCK_LOG_FORMAT")]
-    pub log_format: Option<LogFormat>,
-}
-
-#[derive(Clone, Copy, ValueEnum, PartialEq, Debug)]
-pub(super) enum LogFormat {
-    Text,
-    Json,
 }
 
 #[derive(clap::Args)]
