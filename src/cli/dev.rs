@@ -40,7 +40,7 @@ pub(super) async fn run(out: &Output, args: Dev) -> anyhow::Result<()> {
             queues: queues.clone(),
             concurrency: args.concurrency.into(),
             name: Some(format!("dev-{n}")),
-            guardian: Some(std::env::current_exe()?),
+            guardian: Some(super::install::this_program()?),
             ..WorkerOptions::default()
         };
         workers.spawn(worker::run(queue.clone(), options, stop.clone()));

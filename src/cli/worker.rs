@@ -23,7 +23,7 @@ pub(super) async fn run(queue: JobQueue, out: &Output, args: Worker) -> anyhow::
         stop_when_empty: args.stop_when_empty,
         name: None,
         listen_url: args.listen_url,
-        guardian: Some(std::env::current_exe()?),
+        guardian: Some(super::install::this_program()?),
     };
     let summary = worker::run(queue, options, stop_on_signal()?).await?;
     output::message("done");
