@@ -16,6 +16,7 @@ mod postgres;
 #[path = "../it/support.rs"]
 #[allow(dead_code, reason = "shared with the other tests, which use more of it")]
 mod support;
+mod terms;
 #[path = "../it/work.rs"]
 #[allow(dead_code, reason = "shared with the other tests, which use more of it")]
 mod work;
