@@ -7,6 +7,7 @@
 #![cfg(feature = "cli")]
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod children;
 mod commits;
 mod fleet;
 mod freezes;

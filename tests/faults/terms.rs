@@ -16,7 +16,7 @@ use crate::{
     work::{put_type, shell},
 };
 
-const WORKERS: usize = 5;
+const WORKERS: usize = 10;
 const GRACE: Duration = Duration::from_secs(4);
 /// For what has left its group: the guardian ends it after its worker.
 const CHILDREN: Duration = Duration::from_secs(1);
@@ -72,7 +72,7 @@ async fn a_worker_asked_to_end_under_load_ends_inside_the_grace_and_consumes_no_
     let fleet = Fleet::new(&db.url, &["--lease", "5s", "--concurrency", "4", "--poll", "100ms", "--grace", "4s"]);
     let (mut exits, mut orphans) = (Vec::new(), Vec::new());
     while exits.len() < terms {
-        ids.extend(ledger::enqueue(&q, 150, |_| 10 + chance.below(300)).await);
+        ids.extend(ledger::enqueue(&q, 150, |_| 10 + chance.below(200)).await);
         let n = WORKERS.min(terms - exits.len());
         let workers: Vec<_> = (0..n).map(|_| fleet.start()).collect();
         let busy = "SELECT count(DISTINCT worker) FROM rowlock.lease";
