@@ -7,6 +7,7 @@
 #![cfg(feature = "cli")]
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod children;
 mod commits;
 mod fleet;
 mod freezes;
@@ -16,6 +17,7 @@ mod postgres;
 #[path = "../it/support.rs"]
 #[allow(dead_code, reason = "shared with the other tests, which use more of it")]
 mod support;
+mod terms;
 #[path = "../it/work.rs"]
 #[allow(dead_code, reason = "shared with the other tests, which use more of it")]
 mod work;
