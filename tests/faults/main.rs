@@ -5,7 +5,7 @@
 //! tests take turns, whatever `--test-threads` says: they measure time. `ROWLOCK_SOAK=1` (`make soak`) repeats
 //! more; `ROWLOCK_SEED` chooses other moments than those that CI always sees.
 #![cfg(feature = "cli")]
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::print_stderr, missing_docs)]
 
 mod children;
 mod commits;
