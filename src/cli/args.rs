@@ -1,7 +1,9 @@
-//! Every command and flag, and nothing else.
+//! Every command and flag, and nothing else. Its room: `control`, those of the controller.
 //!
 //! Every flag has a variable. None is called as one that a job sees (`ROWLOCK_QUEUE`, `ROWLOCK_LEASE`, …):
 //! a job that calls this program would hand its own queue on without knowing.
+
+mod control;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -9,6 +11,7 @@ use chrono::{DateTime, Utc};
 use clap::{Parser, Subcommand, ValueEnum};
 use uuid::Uuid;
 
+pub(super) use self::control::{Controller, Dev, Explain, SchedulesCommand};
 use crate::simulate::Shape;
 
 /// A job queue in PostgreSQL.
@@ -125,52 +128,6 @@ pub(super) enum TypesCommand {
         #[arg(short, long, env = "ROWLOCK_TYPES")]
         file: PathBuf,
     },
-}
-
-#[derive(Subcommand)]
-pub(super) enum SchedulesCommand {
-    List,
-    /// Check a catalogue file and load its schedules.
-    Apply {
-        /// YAML; - is standard input.
-        #[arg(short, long, env = "ROWLOCK_SCHEDULES")]
-        file: PathBuf,
-    },
-    /// From now on; what was missed meanwhile is not run.
-    Enable {
-        name: String,
-    },
-    Disable {
-        name: String,
-    },
-    /// Enqueue its job now, beside its ticks.
-    Run {
-        name: String,
-    },
-}
-
-#[derive(clap::Args)]
-pub(super) struct Explain {
-    /// The Deployment; in `rowlock dev` it is called dev.
-    pub deployment: String,
-    /// How many decisions, the latest last.
-    #[arg(long, env = "ROWLOCK_EXPLAIN_LAST", default_value_t = 1, value_parser = clap::value_parser!(i64).range(1..=1000))]
-    pub last: i64,
-}
-
-#[derive(clap::Args)]
-pub(super) struct Controller {
-    /// How long the leadership lasts without a sign of life.
-    #[arg(long, env = "ROWLOCK_LEADER_LEASE", value_parser = pause, default_value = "15s")]
-    pub lease: Duration,
-    /// Between two looks at the demand.
-    #[arg(long, env = "ROWLOCK_TICK", value_parser = pause, default_value = "1s")]
-    pub tick: Duration,
-    /// A direct connection for LISTEN, where the database URL is a pooler's.
-    #[arg(long, env = "ROWLOCK_LISTEN_URL", hide_env_values = true)]
-    pub listen_url: Option<String>,
-    #[command(flatten)]
-    pub serve: Serve,
 }
 
 #[derive(clap::Args)]
@@ -292,36 +249,6 @@ pub(super) struct Serve {
 pub(super) enum LogFormat {
     Text,
     Json,
-}
-
-#[derive(clap::Args)]
-pub(super) struct Dev {
-    /// Keep the database here; without it, it is gone at the end.
-    #[arg(long, env = "ROWLOCK_PERSIST")]
-    pub persist: Option<PathBuf>,
-    /// A catalogue of job types (YAML).
-    #[arg(long, env = "ROWLOCK_TYPES")]
-    pub types: Option<PathBuf>,
-    /// So many workers, always; without it their number follows the demand.
-    #[arg(long, env = "ROWLOCK_WORKERS", value_parser = clap::value_parser!(u32).range(0..=1_000))]
-    pub workers: Option<u32>,
-    /// Never more workers.
-    #[arg(long, env = "ROWLOCK_MAX_WORKERS", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1_000))]
-    pub max_workers: u32,
-    /// The objective: how long a ready job may wait.
-    #[arg(long, env = "ROWLOCK_TARGET_WAIT", value_parser = pause, default_value = "5s")]
-    pub target_wait: Duration,
-    /// How long the highest need holds.
-    #[arg(long, env = "ROWLOCK_SCALE_DOWN_DELAY", value_parser = humantime::parse_duration, default_value = "30s")]
-    pub scale_down_delay: Duration,
-    /// Seed real jobs, show the workers come and go, and end; fails if a job is lost.
-    #[arg(long, env = "ROWLOCK_DEMO", conflicts_with_all = ["persist", "workers"])]
-    pub demo: bool,
-    /// Jobs at once in each.
-    #[arg(long, env = "ROWLOCK_CONCURRENCY", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=10_000))]
-    pub concurrency: u16,
-    #[command(flatten)]
-    pub serve: Serve,
 }
 
 #[derive(clap::Args)]

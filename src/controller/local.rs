@@ -24,6 +24,8 @@ use super::{
 const WELL: Duration = Duration::from_secs(10);
 /// After one that was not, the next is not started for twice as long as the time before, up to this.
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// After one that was killed its guardian needs a moment to end the jobs' processes: until then they are not put back.
+const AFTERMATH: Duration = Duration::from_secs(1);
 /// Beyond the worker's own grace, in which it ends by itself.
 const STOP: Duration = Duration::from_secs(35);
 
@@ -47,6 +49,8 @@ pub struct LocalOptions {
 pub struct LocalProcesses {
     options: LocalOptions,
     running: Vec<Running>,
+    /// Keys of those that have ended, and when their jobs may be put back.
+    ended: Vec<(Instant, String)>,
     children: Signals,
     pause: Duration,
     not_before: Instant,
@@ -70,7 +74,14 @@ impl LocalProcesses {
     /// If the system does not tell when children end.
     pub fn new(options: LocalOptions) -> anyhow::Result<LocalProcesses> {
         let children = signal(SignalKind::child()).context("cannot listen for the end of processes")?;
-        Ok(LocalProcesses { options, running: Vec::new(), children, pause: Duration::ZERO, not_before: Instant::now() })
+        Ok(LocalProcesses {
+            options,
+            running: Vec::new(),
+            ended: Vec::new(),
+            children,
+            pause: Duration::ZERO,
+            not_before: Instant::now(),
+        })
     }
 
     fn start(&self) -> anyhow::Result<Running> {
@@ -107,8 +118,7 @@ impl LocalProcesses {
         Ok(Running { number, replica: Replica { key, ordered }, child, _leash: leash, stopping: false })
     }
 
-    fn reap(&mut self) -> anyhow::Result<Vec<String>> {
-        let mut gone = Vec::new();
+    fn reap(&mut self) -> anyhow::Result<()> {
         let mut kept = Vec::new();
         for mut r in std::mem::take(&mut self.running) {
             match r.child.try_wait().context("waiting for a worker")? {
@@ -121,12 +131,13 @@ impl LocalProcesses {
                             if well { Duration::ZERO } else { (self.pause * 2).max(WELL / 50).min(LONGEST_PAUSE) };
                         self.not_before = Instant::now() + self.pause;
                     }
-                    gone.push(r.replica.key);
+                    let after = if status.success() { Duration::ZERO } else { AFTERMATH };
+                    self.ended.push((Instant::now() + after, r.replica.key));
                 }
             }
         }
         self.running = kept;
-        Ok(gone)
+        Ok(())
     }
 
     /// Stops all of them: within their grace, or sooner with `hurry`. None is left when it returns.
@@ -168,7 +179,9 @@ fn tell(r: &Running) {
 
 impl Target for LocalProcesses {
     async fn look(&mut self) -> anyhow::Result<Look> {
-        let gone = self.reap()?;
+        self.reap()?;
+        let now = Instant::now();
+        let gone = self.ended.extract_if(.., |(at, _)| *at <= now).map(|(_, key)| key).collect();
         let scaled = Scaled {
             name: self.options.name.clone(),
             limits: Ok(self.options.limits.clone()),
@@ -195,8 +208,16 @@ impl Target for LocalProcesses {
     }
 
     async fn changed(&mut self) {
-        if self.children.recv().await.is_none() {
-            std::future::pending::<()>().await;
+        let next = self.ended.iter().map(|(at, _)| *at).min();
+        let due = async {
+            match next {
+                Some(at) => tokio::time::sleep_until(at.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            ended = self.children.recv() => if ended.is_none() { std::future::pending().await },
+            () = due => {}
         }
     }
 }

@@ -15,7 +15,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use support::{TYPES, alone, finish, program, run, run_with, start_dev, url};
+use support::{TYPES, alone, eventually, finish, program, run, run_with, start_dev, url};
 
 fn enqueue(queue: &str) -> String {
     let said = run(&["enqueue", "later", "--queue", queue, "--delay", "1h", "-o", "name"]).exits(0);
@@ -153,7 +153,7 @@ fn queues_types_workers_and_migrations_are_shown() {
     assert_eq!(paused["paused"], true);
     run(&["queues", "resume", "stopped"]).exits(0);
     assert!(run(&["types", "list", "-o", "wide"]).exits(0).out.contains("answer"));
-    assert!(run(&["workers", "-o", "name"]).exits(0).out.contains("dev-1"));
+    eventually("dev's worker is there", || run(&["workers", "-o", "name"]).exits(0).out.contains("dev-1"));
     let status = run(&["migrate", "status", "-o", "json"]).exits(0).json();
     assert!(status.as_array().unwrap().iter().all(|m| m["state"] == "applied"));
     run(&["migrate", "up"]).exits(0).says("up to date");
@@ -166,8 +166,8 @@ fn a_catalogue_is_checked_and_loaded_whole_or_not_at_all() {
     let refused = "types:\n  - {name: good, command: [x]}\n  - {name: bad, command: [x], max_retries: 40000}\n";
     run_with(&["types", "apply", "-f", "-"], refused).exits(4).says("type bad").says("max_retries");
     assert!(!run(&["types", "list", "-o", "name"]).out.contains("good"));
-    let never = "schedules:\n  - {name: s, type: t, cron: \"61 * * * *\"}\n";
-    alone(&["types", "lint", "-f", "-"], never).exits(4).says("line 2").says("cron");
+    let schedules = "schedules:\n  - {name: a, type: t, cron: '61 * * * *'}\n";
+    alone(&["types", "lint", "-f", "-"], schedules).exits(4).says("line 2: schedule a: cron: expected five fields");
     alone(&["types", "lint", "-f", "/nowhere.yaml"], "").exits(2).says("/nowhere.yaml");
     alone(&["types", "lint", "-f", "-"], TYPES).exits(0).says("2 types");
 }
@@ -212,4 +212,46 @@ fn a_reader_that_goes_away_is_no_error() {
         let started = Instant::now();
         assert!(child.wait().unwrap().success() && started.elapsed() < Duration::from_secs(30));
     }
+}
+
+#[test]
+fn schedules_are_applied_listed_run_and_unknown_ones_named() {
+    let file = "schedules:\n  - {name: cli, type: later, queue: cli_schedules, every: 300days, payload: {a: 1}}\n";
+    run_with(&["schedules", "apply", "-f", "-"], file).exits(0).says("applied 1 schedules");
+    let find = || {
+        let list = run(&["schedules", "list", "-o", "json"]).exits(0).json();
+        list.as_array().unwrap().iter().find(|s| s["name"] == "cli").unwrap().clone()
+    };
+    eventually("the controller has planned it", || !find()["next_at"].is_null());
+    run(&["schedules", "disable", "cli"]).exits(0);
+    assert_eq!((&find()["enabled"], &find()["next_at"]), (&json!(false), &json!(null)));
+    let id = run(&["schedules", "run", "cli", "-o", "name"]).exits(0).out;
+    let job = run(&["jobs", "get", id.trim_end(), "-o", "json"]).exits(0).json();
+    assert_eq!((&job["queue"], &job["payload"]), (&json!("cli_schedules"), &json!({"a": 1})));
+    for command in ["enable", "disable", "run"] {
+        run(&["schedules", command, "other"]).exits(3).says("no schedule other").says("rowlock schedules list");
+    }
+}
+
+#[test]
+fn explain_says_why_and_names_what_it_knows() {
+    eventually("there is a decision", || run(&["explain", "dev"]).code == 0);
+    let said = run(&["explain", "dev"]).exits(0).out;
+    assert!(said.contains("pin-replicas fixes the size"), "{said}");
+    let list = run(&["explain", "dev", "-o", "json"]).exits(0).json();
+    assert_eq!((&list[0]["wanted"], &list[0]["reason"]), (&json!(1), &json!("pinned")));
+    run(&["explain", "other"]).exits(3).says("there are some about dev");
+}
+
+#[test]
+fn the_demo_brings_workers_sends_them_home_and_loses_no_job() {
+    let mut command = program(None);
+    command.args(["dev", "--demo"]);
+    let started = std::time::Instant::now();
+    let said = finish(command, "").exits(0).says("600 jobs completed, each with the right result, none lost");
+    assert!(started.elapsed().as_secs() < 180);
+    assert!(said.out.starts_with("DATABASE_URL=") && said.out.lines().count() == 1, "{said:?}");
+    let workers = |line: &str| line.split(" workers").next()?.split_whitespace().last()?.parse::<u32>().ok();
+    let seen: Vec<u32> = said.err.lines().filter(|l| l.contains(" waiting ")).filter_map(workers).collect();
+    assert!(seen.iter().max() > Some(&1) && seen.last() == Some(&0), "{said:?}");
 }

@@ -4,6 +4,7 @@ use std::{
     io::{BufRead, BufReader, Write},
     process::{Child, Command, Stdio},
     sync::OnceLock,
+    time::{Duration, Instant},
 };
 
 use serde_json::Value;
@@ -88,6 +89,16 @@ pub fn run_with(args: &[&str], stdin: &str) -> Said {
     let mut command = program(Some(url()));
     command.args(args);
     finish(command, stdin)
+}
+
+/// Asks again until the answer is yes.
+#[track_caller]
+pub fn eventually(what: &str, mut ask: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !ask() {
+        assert!(started.elapsed() < Duration::from_secs(30), "waited in vain until {what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
 }
 
 /// A command without a database.

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     support::{Db, eventually},
-    work::{exists, job, put_type, shell, with_type},
+    work::{Program, exists, job, processes_with, put_type, shell, unique_sleep, with_type},
 };
 
 /// More rounds on demand.
@@ -84,7 +84,7 @@ async fn five_thousand_jobs_at_once_bring_workers_at_once_and_then_they_go() {
         with_type(json!({"launch": "resident", "command": shell(handler), "expected": "20 milliseconds"})).await;
     let scaling = Scaling::start(&db, &q, limits(6, Duration::from_secs(1)), 4);
     let mut slowest = Duration::ZERO;
-    for _ in 0..rounds(2) {
+    for round in 0..rounds(2) {
         eventually("it is at rest and wants a NOTIFY", || async {
             is_at_rest(&db).await && db.one::<bool>("SELECT count(*) > 0 FROM rowlock.sleeper", &[]).await
         })
@@ -99,7 +99,8 @@ async fn five_thousand_jobs_at_once_bring_workers_at_once_and_then_they_go() {
         eventually("it wants workers", || async { db.one::<Option<i32>>(rise, &[&last]).await.is_some() }).await;
         slowest = slowest.max(committed.elapsed());
         let wanted: i32 = db.one(rise, &[&last]).await;
-        assert!(wanted > 1, "{wanted}");
+        // Later it knows how little these jobs take, and one may do.
+        assert!(wanted > i32::from(round == 0), "{wanted}");
         eventually("there are as many as it says", || async { workers(&db).await >= i64::from(wanted) }).await;
         eventually("all jobs are done and the workers gone", || async {
             is_at_rest(&db).await
@@ -194,4 +195,28 @@ async fn a_job_for_later_brings_a_worker_in_its_time_and_a_paused_queue_none() {
     q.resume_queue("default").await.unwrap();
     eventually("it has run", || async { job(&q, id).await.status == Status::Completed }).await;
     scaling.stop().await;
+}
+
+#[tokio::test]
+async fn a_worker_ends_when_whoever_holds_its_leash_does() {
+    let sleep = unique_sleep();
+    let (q, db) = with_type(json!({"command": ["sleep", sleep]})).await;
+    let mut worker = Program(
+        std::process::Command::new(env!("CARGO_BIN_EXE_rowlock"))
+            .args(["worker", "--leash", "--queue", "default"])
+            .env("DATABASE_URL", &db.url)
+            .stdin(std::process::Stdio::piped())
+            .spawn()
+            .unwrap(),
+    );
+    let id = q.enqueue("t", json!({})).await.unwrap().id;
+    eventually("the job runs", || async { processes_with(&sleep) == 1 }).await;
+    drop(worker.0.stdin.take());
+    eventually("the worker has ended", || {
+        let ended = worker.0.try_wait().unwrap().is_some();
+        async move { ended }
+    })
+    .await;
+    let job = job(&q, id).await;
+    assert_eq!((job.status, job.attempts, processes_with(&sleep)), (Status::Pending, 0, 0));
 }
