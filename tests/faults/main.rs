@@ -7,6 +7,7 @@
 #![cfg(feature = "cli")]
 #![allow(clippy::unwrap_used, clippy::print_stderr, missing_docs)]
 
+mod canary;
 mod children;
 mod commits;
 mod fleet;

@@ -16,7 +16,7 @@ use crate::{
     work::{put_type, shell},
 };
 
-const WORKERS: usize = 10;
+const WORKERS: usize = 5;
 const GRACE: Duration = Duration::from_secs(4);
 /// For what has left its group: the guardian ends it after its worker.
 const CHILDREN: Duration = Duration::from_secs(1);
@@ -68,21 +68,24 @@ async fn a_worker_asked_to_end_under_load_ends_inside_the_grace_and_consumes_no_
     let q = JobQueue::connect(&db.url).await.unwrap();
     let mut chance = Chance::new();
     let endless = endless(&db, &q).await;
-    let mut ids = HashSet::new();
     let fleet = Fleet::new(&db.url, &["--lease", "5s", "--concurrency", "4", "--poll", "100ms", "--grace", "4s"]);
-    let (mut exits, mut orphans) = (Vec::new(), Vec::new());
-    while exits.len() < terms {
-        ids.extend(ledger::enqueue(&q, 150, |_| 10 + chance.below(200)).await);
-        let n = WORKERS.min(terms - exits.len());
-        let workers: Vec<_> = (0..n).map(|_| fleet.start()).collect();
-        let busy = "SELECT count(DISTINCT worker) FROM rowlock.lease";
-        until("all hold jobs", || async { db.one::<i64>(busy, &[]).await == n as i64 }).await;
-        let plan: Vec<_> = workers.into_iter().map(|w| (w, chance.millis(200), chance.below(5) == 0)).collect();
-        for (took, children) in join_all(plan.into_iter().map(|(w, at, hurry)| end(w, at, hurry))).await {
-            exits.push(took);
-            orphans.push(children);
+    let plan =
+        (0..terms).map(|_| (chance.millis(200), chance.below(2) == 0, 10 + chance.below(190))).collect::<Vec<_>>();
+    // Each ends, and starts, beside the others.
+    let lanes = plan.chunks(terms.div_ceil(WORKERS)).map(async |lane| {
+        let (mut exits, mut ids) = (Vec::new(), HashSet::new());
+        for (at, hurry, ms) in lane {
+            ids.extend(ledger::enqueue(&q, 20, |_| *ms).await);
+            let worker = fleet.start();
+            let mark = format!("FAULTS_WORKER={}", worker.number);
+            until("it has processes", || async { processes(&mark).len() > 1 }).await;
+            exits.push(end(worker, *at, *hurry).await);
         }
-    }
+        (exits, ids)
+    });
+    let (exits, ids): (Vec<_>, Vec<_>) = join_all(lanes).await.into_iter().unzip();
+    let (mut exits, mut orphans): (Vec<_>, Vec<_>) = exits.into_iter().flatten().unzip();
+    let ids: HashSet<_> = ids.into_iter().flatten().collect();
     let sql = "SELECT count(*) FROM rowlock.ready WHERE attempts + crashes > 0";
     let (counted, workers): (i64, i64) =
         (db.one(sql, &[]).await, db.one("SELECT count(*) FROM rowlock.worker", &[]).await);
