@@ -78,7 +78,13 @@ CREATE FUNCTION rowlock.fold() RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, rowlock, pg_temp AS $$
 #variable_conflict use_column
 BEGIN
-  WITH gone AS (DELETE FROM tally RETURNING *),
+  WITH deleted AS (DELETE FROM tally RETURNING *),
+  -- Lines are many, what they are about is little: all that follows works on that.
+  gone AS MATERIALIZED (
+    SELECT d.queue, d.type, d.reason, d.wait, d.run, sum(d.pending)::int8 AS pending, sum(d.scheduled)::int8 AS scheduled, sum(d.running)::int8 AS running,
+           sum(d.enqueued)::int8 AS enqueued, sum(d.completed)::int8 AS completed, sum(d.failed)::int8 AS failed, sum(d.cancelled)::int8 AS cancelled,
+           sum(d.retried)::int8 AS retried, sum(d.failed_kept)::int8 AS failed_kept, sum(d.seconds) AS seconds
+      FROM deleted d GROUP BY d.queue, d.type, d.reason, d.wait, d.run),
   -- Once it is in the totals a name keeps its label, or never gets one: else a counter would go back.
   named AS (
     INSERT INTO label (kind, name)
@@ -95,7 +101,7 @@ BEGIN
     ON CONFLICT (queue, type, reason) DO UPDATE SET failed = t.failed + excluded.failed, retried = t.retried + excluded.retried),
   times AS (
     INSERT INTO total_time AS t (queue, type, what, bucket, jobs, seconds)
-    SELECT g.queue, g.type, o.what, o.bucket, sum(abs(g.running)), sum(g.seconds)
+    SELECT g.queue, g.type, o.what, o.bucket, abs(sum(g.running)), sum(g.seconds)
       FROM gone g CROSS JOIN LATERAL (VALUES ('wait', g.wait), ('run', g.run)) o(what, bucket)
      WHERE o.bucket IS NOT NULL GROUP BY g.queue, g.type, o.what, o.bucket ORDER BY g.queue, g.type, o.what, o.bucket
     ON CONFLICT (queue, type, what, bucket) DO UPDATE SET jobs = t.jobs + excluded.jobs, seconds = t.seconds + excluded.seconds)

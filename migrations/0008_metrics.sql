@@ -59,12 +59,20 @@ $$;
 COMMENT ON FUNCTION rowlock.oldest_transaction IS
 'Seconds since the oldest open transaction of this database began. Null where the schema''s owner may not see others'' transactions: GRANT pg_read_all_stats to it. Internal.';
 
-CREATE FUNCTION rowlock.metrics_v1() RETURNS TABLE (what text, queue text, type text, label text, value float8)
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp SET jit = off AS $$
+CREATE FUNCTION rowlock.metrics_v1(hint_queues int4[] DEFAULT '{}', hint_ranks int2[] DEFAULT '{}', hint_after int8[] DEFAULT '{}')
+RETURNS TABLE (what text, queue text, type text, label text, value float8)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp
+  SET plan_cache_mode = force_generic_plan SET jit = off SET enable_seqscan = off AS $$
 #variable_conflict use_column
+DECLARE
+  v_last int8 := (SELECT p.last_value FROM position p);
 BEGIN
   RETURN QUERY
-  WITH t AS MATERIALIZED (SELECT * FROM tally),
+  WITH t AS MATERIALIZED (
+    SELECT y.queue, y.type, y.reason, y.wait, y.run, sum(y.pending)::int8 AS pending, sum(y.scheduled)::int8 AS scheduled, sum(y.running)::int8 AS running,
+           sum(y.enqueued)::int8 AS enqueued, sum(y.completed)::int8 AS completed, sum(y.failed)::int8 AS failed, sum(y.cancelled)::int8 AS cancelled,
+           sum(y.retried)::int8 AS retried, sum(y.failed_kept)::int8 AS failed_kept, sum(y.seconds) AS seconds
+      FROM tally y GROUP BY y.queue, y.type, y.reason, y.wait, y.run),
   -- As fold will name them, so that what is shown before it is shown alike after it.
   named AS MATERIALIZED (
     SELECT l.kind, l.name FROM label l
@@ -99,10 +107,17 @@ BEGIN
     SELECT q.id, q.name AS queue, q.paused, coalesce(sum(c.pending), 0) AS pending FROM queue q LEFT JOIN counts c ON c.id = q.id
      GROUP BY q.id, q.name, q.paused),
   -- Of an empty queue nothing is looked up: there all index entries are of rows that are gone.
+  heads AS MATERIALIZED (
+    SELECT a.queue, a.rank, f.pos, f.execute_at
+      FROM (SELECT DISTINCT l.queue, l.rank FROM lane l) a JOIN depths d ON d.id = a.queue AND d.pending > 0
+      LEFT JOIN LATERAL (
+        SELECT r.pos, r.execute_at FROM ready r
+         WHERE r.queue = a.queue AND r.rank = a.rank
+           AND r.pos > coalesce((SELECT h.after FROM unnest(hint_queues, hint_ranks, hint_after) h(queue, rank, after)
+                                  WHERE h.queue = a.queue AND h.rank = a.rank LIMIT 1), -1)
+         ORDER BY r.pos LIMIT 1) f ON true),
   oldest AS (
-    SELECT d.queue, coalesce((SELECT extract(epoch FROM clock_timestamp() - min(f.execute_at))::float8 FROM lane l
-        CROSS JOIN LATERAL (SELECT r.execute_at FROM ready r WHERE r.queue = l.queue AND r.rank = l.rank ORDER BY r.pos LIMIT 1) f
-       WHERE l.queue = d.id AND d.pending > 0), 0) AS age
+    SELECT d.queue, coalesce((SELECT extract(epoch FROM clock_timestamp() - min(h.execute_at))::float8 FROM heads h WHERE h.queue = d.id), 0) AS age
       FROM depths d)
   SELECT 'read_at', NULL::text, NULL::text, NULL::text, extract(epoch FROM clock_timestamp())::float8
   UNION ALL SELECT 'schema', NULL, NULL, NULL, max(m.version)::float8 FROM migration m
@@ -111,6 +126,7 @@ BEGIN
   UNION ALL SELECT 'queue_pending', d.queue, NULL, NULL, d.pending FROM depths d
   UNION ALL SELECT 'queue_paused', d.queue, NULL, NULL, d.paused::int FROM depths d
   UNION ALL SELECT 'queue_oldest_age', o.queue, NULL, NULL, GREATEST(o.age, 0) FROM oldest o
+  UNION ALL SELECT 'searched', h.queue::text, NULL, h.rank::text, coalesce(h.pos - 1, v_last)::float8 FROM heads h
   UNION ALL SELECT 'jobs', c.queue, c.type, v.status, v.n
               FROM counts c CROSS JOIN LATERAL (VALUES ('pending', c.pending + c.scheduled), ('running', c.running), ('failed', c.failed_kept)) v(status, n)
   UNION ALL SELECT v.what, c.queue, c.type, NULL, v.n FROM counts c CROSS JOIN LATERAL (VALUES ('enqueued', c.enqueued), ('completed', c.completed)) v(what, n)
@@ -120,7 +136,8 @@ BEGIN
   UNION ALL SELECT 'scaler_' || s.what, s.deployment, NULL, s.reason, s.n FROM total_scaler s;
 END $$;
 COMMENT ON FUNCTION rowlock.metrics_v1 IS
-'All that is exported, in one read: what, its labels (of a scaler_ row queue is the deployment) and the value. wait and run rows count jobs by bucket, label its number from 0; bound rows are the buckets'' upper bounds. It counts nothing: the cost is that of the totals, of the lines not yet folded and of one probe per priority in use.
+'All that is exported, in one read: what, its labels (of a scaler_ row queue is the deployment) and the value. wait and run rows count jobs by bucket, label its number from 0; bound rows are the buckets'' upper bounds.
+Hints: as of claim_v1, from the searched rows of the last call (queue its number, label the rank): rows that are gone but not yet vacuumed are not walked again. Leave them out now and then. It counts nothing: the cost is that of the totals, of the lines not yet folded and of one probe per priority in use.
 SQLSTATEs: none. Locks: none.';
 
 CREATE FUNCTION rowlock.scaler_error_v1(deployment text, reason text) RETURNS void

@@ -46,7 +46,7 @@ pub(super) async fn run(out: &Output, args: Dev) -> anyhow::Result<()> {
     let _served = serve::http(&args.serve, &queue, &facts).await?;
     let target = LocalProcesses::new(LocalOptions {
         name: "dev".into(),
-        program: std::env::current_exe()?,
+        program: super::install::this_program()?,
         database_url: url,
         limits: limits(&args, served(&queue).await?),
         concurrency: args.concurrency,

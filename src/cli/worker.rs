@@ -27,7 +27,7 @@ pub(super) async fn run(queue: JobQueue, out: &Output, args: Worker) -> anyhow::
         stop_when_empty: args.stop_when_empty,
         name: None,
         listen_url: args.listen_url,
-        guardian: Some(std::env::current_exe()?),
+        guardian: Some(super::install::this_program()?),
         facts,
     };
     let stop = stop_on_signal()?;

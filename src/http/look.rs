@@ -8,7 +8,11 @@ use std::{
 use deadpool_postgres::Object;
 use tokio::sync::Mutex;
 
-use crate::{Error, JobQueue, metrics::Reading};
+use crate::{
+    Error, JobQueue,
+    hints::{HintArgs, Hints},
+    metrics::Reading,
+};
 
 /// How long a look is good for all.
 const FRESH: Duration = Duration::from_secs(1);
@@ -26,12 +30,19 @@ pub(super) struct Look {
 
 pub(super) struct Looks {
     queue: JobQueue,
-    last: Mutex<Option<Look>>,
+    memory: Mutex<Memory>,
+}
+
+#[derive(Default)]
+struct Memory {
+    last: Option<Look>,
+    /// Where the first jobs were, so that an old transaction does not make looks dear.
+    hints: Hints,
 }
 
 impl Looks {
     pub(super) fn new(queue: JobQueue) -> Looks {
-        Looks { queue, last: Mutex::new(None) }
+        Looks { queue, memory: Mutex::default() }
     }
 
     /// The last look, or a new one if that is too old.
@@ -45,11 +56,11 @@ impl Looks {
     }
 
     async fn fresh(&self) -> Look {
-        let mut last = self.last.lock().await;
+        let Memory { last, hints } = &mut *self.memory.lock().await;
         if let Some(look) = last.as_ref().filter(|l| l.at.elapsed() < FRESH) {
             return look.clone();
         }
-        let reading = self.read().await;
+        let reading = self.read(hints).await;
         if let (Err(why), None | Some(Look { reading: Ok(_), .. })) = (&reading, &*last) {
             tracing::warn!(error = why, "the metrics cannot be read");
         }
@@ -58,13 +69,26 @@ impl Looks {
         last.insert(Look { at: Instant::now(), reading, last_read }).clone()
     }
 
-    async fn read(&self) -> Result<Reading, String> {
+    async fn read(&self, hints: &mut Hints) -> Result<Reading, String> {
         let started = Instant::now();
+        let args = hints.args(started);
+        let reading = self.read_from(&args, started).await;
+        let now = Instant::now();
+        if args.sweep {
+            hints.swept(started, now);
+        }
+        for (queue, rank, after) in reading.iter().flat_map(Reading::searched) {
+            hints.took(queue, rank, after, now);
+        }
+        reading
+    }
+
+    async fn read_from(&self, args: &HintArgs, started: Instant) -> Result<Reading, String> {
         let late = |_| format!("no answer within {} s", PATIENCE.as_secs());
         let client = tokio::time::timeout(PATIENCE, self.queue.pool().get()).await.map_err(late)?;
         let client = client.map_err(|e| text(&e.into()))?;
         let left = PATIENCE.saturating_sub(started.elapsed());
-        match tokio::time::timeout(left, Reading::read(&**client)).await {
+        match tokio::time::timeout(left, Reading::read_from(&**client, args)).await {
             Ok(reading) => reading.map_err(|e| text(&e)),
             Err(elapsed) => {
                 // Its answer may still come: the connection must not go back to the pool.

@@ -2,9 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use tokio_postgres::GenericClient;
+use tokio_postgres::{
+    GenericClient,
+    types::{ToSql, Type},
+};
 
-use crate::Error;
+use crate::{Error, hints::HintArgs};
 
 /// One answer of the database.
 #[derive(Debug, Clone, Default)]
@@ -50,9 +53,16 @@ impl Reading {
     /// # Ok(()) }
     /// ```
     pub async fn read(client: &impl GenericClient) -> Result<Reading, Error> {
+        Reading::read_from(client, &HintArgs::default()).await
+    }
+
+    /// [`Reading::read`] for one who reads again and again, and remembers where the first jobs were.
+    pub(crate) async fn read_from(client: &impl GenericClient, hints: &HintArgs) -> Result<Reading, Error> {
         let sql = "SELECT what, coalesce(queue, ''), coalesce(type, ''), coalesce(label, ''), value
-                     FROM rowlock.metrics_v1()";
-        let rows = client.query_typed(sql, &[]).await?;
+                     FROM rowlock.metrics_v1($1, $2, $3)";
+        let args: [(&(dyn ToSql + Sync), Type); 3] =
+            [(&hints.queues, Type::INT4_ARRAY), (&hints.ranks, Type::INT2_ARRAY), (&hints.after, Type::INT8_ARRAY)];
+        let rows = client.query_typed(sql, &args).await?;
         let sample = |row: &tokio_postgres::Row| -> Result<Sample, Error> {
             Ok(Sample {
                 what: row.try_get(0)?,
@@ -85,6 +95,11 @@ impl Reading {
     /// ```
     pub fn one(&self, what: &str) -> Option<f64> {
         self.of(what).next().map(|s| s.value)
+    }
+
+    /// How far each lane was searched: queue, rank, position.
+    pub(crate) fn searched(&self) -> impl Iterator<Item = (i32, i16, i64)> {
+        self.of("searched").filter_map(|s| Some((s.queue.parse().ok()?, s.label.parse().ok()?, s.value as i64)))
     }
 
     pub(super) fn of(&self, what: &str) -> impl Iterator<Item = &Sample> {

@@ -12,7 +12,7 @@ use std::{
 use tokio::sync::{Mutex, MutexGuard};
 
 /// No test of this target waits longer for one thing: a loaded machine is slow, not wrong.
-pub const PATIENCE: Duration = Duration::from_secs(180);
+pub const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The turn of one test.
 pub async fn turn() -> MutexGuard<'static, ()> {
@@ -80,6 +80,7 @@ impl Chance {
 pub struct Fleet {
     url: String,
     args: Vec<String>,
+    log_level: &'static str,
     dir: tempfile::TempDir,
 }
 
@@ -92,7 +93,13 @@ pub struct Worker {
 impl Fleet {
     pub fn new(url: &str, args: &[&str]) -> Fleet {
         let args = args.iter().map(|a| (*a).to_owned()).collect();
-        Fleet { url: url.to_owned(), args, dir: tempfile::tempdir().unwrap() }
+        Fleet { url: url.to_owned(), args, log_level: "rowlock=info", dir: tempfile::tempdir().unwrap() }
+    }
+
+    /// Its workers log all they can.
+    pub fn loud(mut self) -> Fleet {
+        self.log_level = "trace";
+        self
     }
 
     pub fn start(&self) -> Worker {
@@ -104,7 +111,7 @@ impl Fleet {
         }
         let log = File::options().append(true).create(true).open(self.log()).unwrap();
         command.arg("worker").args(&self.args).env("DATABASE_URL", &self.url);
-        command.env("FAULTS_WORKER", number.to_string()).env("RUST_LOG", "rowlock=info");
+        command.env("FAULTS_WORKER", number.to_string()).env("RUST_LOG", self.log_level);
         let child = command.process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
         Worker { number, child }
     }

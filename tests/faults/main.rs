@@ -5,8 +5,10 @@
 //! tests take turns, whatever `--test-threads` says: they measure time. `ROWLOCK_SOAK=1` (`make soak`) repeats
 //! more; `ROWLOCK_SEED` chooses other moments than those that CI always sees.
 #![cfg(feature = "cli")]
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::print_stderr, missing_docs)]
 
+mod canary;
+mod children;
 mod commits;
 mod fleet;
 mod freezes;
@@ -16,6 +18,7 @@ mod postgres;
 #[path = "../it/support.rs"]
 #[allow(dead_code, reason = "shared with the other tests, which use more of it")]
 mod support;
+mod terms;
 #[path = "../it/work.rs"]
 #[allow(dead_code, reason = "shared with the other tests, which use more of it")]
 mod work;

@@ -18,5 +18,5 @@ SELECT refused, lease, id, type, queue, payload, priority, attempts, max_retries
 SELECT name, launch, command, args, env, timeout_seconds, no_retry_exit_codes, payload_schema FROM rowlock.job_types_v1();
 SELECT keeper, promoted, rescued, next_due_seconds FROM rowlock.keep_v1((SELECT worker FROM v1 LIMIT 1));
 SELECT rowlock.stop_worker_v1((SELECT worker FROM v1 LIMIT 1));
-SELECT what, queue, type, label, value FROM rowlock.metrics_v1();
+SELECT what, queue, type, label, value FROM rowlock.metrics_v1('{}'::int4[], '{}'::int2[], '{}'::int8[]);
 SELECT rowlock.scaler_error_v1('mail', 'act');

@@ -170,8 +170,8 @@ async fn an_old_transaction_is_told_only_to_an_owner_that_may_see_it() {
     .await;
     db.run(
         "DO $$ BEGIN CREATE ROLE it_owner; EXCEPTION WHEN duplicate_object THEN NULL; END $$;
-         GRANT USAGE ON SCHEMA rowlock TO it_owner; GRANT SELECT ON ALL TABLES IN SCHEMA rowlock TO it_owner;
-         GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA rowlock TO it_owner; ALTER FUNCTION rowlock.metrics_v1() OWNER TO it_owner",
+         GRANT USAGE ON SCHEMA rowlock TO it_owner; GRANT SELECT ON ALL TABLES IN SCHEMA rowlock TO it_owner; GRANT SELECT ON ALL SEQUENCES IN SCHEMA rowlock TO it_owner;
+         GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA rowlock TO it_owner; ALTER FUNCTION rowlock.metrics_v1 OWNER TO it_owner",
     )
     .await;
     assert!(!scraped(&db).await.contains_key("rowlock_database_oldest_transaction_seconds"));

@@ -4,7 +4,7 @@
 
 use serde_json::Value;
 
-use crate::support::{Db, database};
+use crate::support::{Db, connect, database};
 
 const METRICS: &str = "SELECT * FROM rowlock.metrics_v1()";
 
@@ -66,5 +66,34 @@ async fn a_million_waiting_jobs_cost_a_call_no_more_than_a_thousand() {
             *large <= small * 3 + 50 && *large < 1000,
             "{name}: {small} buffers with 1,000 waiting, {large} with 1,000,000"
         );
+    }
+}
+
+#[tokio::test]
+async fn under_an_old_transaction_a_scrape_with_hints_does_not_walk_what_is_gone() {
+    let db = database().await;
+    let old = connect(&db.url).await;
+    fill(&db, 20_000).await;
+    old.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT 1 FROM rowlock.queue").await.unwrap();
+    let worker = db.worker(600.0).await;
+    for _ in 0..19 {
+        let jobs = db.claim(worker, 1000).await;
+        assert!(db.complete(worker, &jobs).await.is_empty());
+    }
+    let without = buffers(&db, METRICS).await;
+    let hints = "(SELECT array_agg(queue::int4) q, array_agg(label::int2) r, array_agg(value::int8) a FROM rowlock.metrics_v1() WHERE what = 'searched')";
+    let row = db.client.query_one(&format!("SELECT h.q, h.r, h.a FROM {hints} h"), &[]).await.unwrap();
+    let (q, r, a): (Vec<i32>, Vec<i16>, Vec<i64>) = (row.get(0), row.get(1), row.get(2));
+    let with = buffers(
+        &db,
+        &format!("SELECT * FROM rowlock.metrics_v1(ARRAY{q:?}::int4[], ARRAY{r:?}::int2[], ARRAY{a:?}::int8[])"),
+    )
+    .await;
+    println!("metrics with 19,000 rows gone: {without} buffers, {with} with hints");
+    assert!(with * 4 < without, "{without} buffers, {with} with hints");
+    // The same is told.
+    let age = "SELECT value > 0 FROM rowlock.metrics_v1";
+    for args in ["()".to_owned(), format!("(ARRAY{q:?}, ARRAY{r:?}::int2[], ARRAY{a:?}::int8[])")] {
+        assert!(db.one::<bool>(&format!("{age}{args} WHERE what = 'queue_oldest_age'"), &[]).await);
     }
 }

@@ -1,0 +1,117 @@
+//! SIGTERM under load, a hundred times: no attempt is counted, every exit is inside the grace, no child stays.
+
+use std::{
+    collections::{HashMap, HashSet},
+    time::{Duration, Instant},
+};
+
+use futures_util::future::join_all;
+use rowlock::{JobQueue, Status};
+use serde_json::json;
+
+use crate::{
+    fleet::{Chance, Fleet, Worker, count, processes, quantile, turn, until},
+    ledger::{self, Ledger, drained, judge},
+    support::{Db, database},
+    work::{put_type, shell},
+};
+
+const WORKERS: usize = 5;
+const GRACE: Duration = Duration::from_secs(4);
+/// For what has left its group: the guardian ends it after its worker.
+const CHILDREN: Duration = Duration::from_secs(1);
+
+/// Asks a worker to end, with more haste if so wished. Answers how long it took, and then its last child.
+async fn end(mut worker: Worker, at: Duration, hurry: bool) -> (Duration, Duration) {
+    tokio::time::sleep(at).await;
+    let asked = Instant::now();
+    worker.signal("TERM");
+    if hurry {
+        until("a part of the grace is over", || async { asked.elapsed() > GRACE / 4 }).await;
+        if worker.ended().is_none() {
+            worker.signal("TERM");
+        }
+    }
+    let mut status = None;
+    until("the worker ends", || {
+        status = worker.ended();
+        std::future::ready(status.is_some())
+    })
+    .await;
+    let took = asked.elapsed();
+    assert!(status.unwrap().success(), "{status:?}");
+    let mark = format!("FAULTS_WORKER={}", worker.number);
+    until("its children have ended", || async { processes(&mark).is_empty() }).await;
+    (took, asked.elapsed() - took)
+}
+
+/// Jobs that no worker ever ends: of half of them a child is in a session of its own, and half hear no SIGTERM.
+async fn endless(db: &Db, q: &JobQueue) -> Vec<uuid::Uuid> {
+    let scripts = ["sleep 100000 & setsid sleep 100000 & wait", "trap '' TERM; while :; do sleep 1; done"];
+    let mut jobs = Vec::new();
+    for (n, script) in scripts.iter().enumerate() {
+        let name = format!("endless-{n}");
+        put_type(db, json!({"name": name, "command": shell(script)})).await;
+        for _ in 0..WORKERS {
+            jobs.push(q.enqueue(&*name, json!({})).priority(9).await.unwrap().id);
+        }
+    }
+    jobs
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_asked_to_end_under_load_ends_inside_the_grace_and_consumes_no_attempt() {
+    let _turn = turn().await;
+    let terms = count(100);
+    let db = database().await;
+    let ledger = Ledger::open(&db).await;
+    let q = JobQueue::connect(&db.url).await.unwrap();
+    let mut chance = Chance::new();
+    let endless = endless(&db, &q).await;
+    let fleet = Fleet::new(&db.url, &["--lease", "5s", "--concurrency", "4", "--poll", "100ms", "--grace", "4s"]);
+    let plan =
+        (0..terms).map(|_| (chance.millis(200), chance.below(2) == 0, 10 + chance.below(190))).collect::<Vec<_>>();
+    // Each ends, and starts, beside the others.
+    let lanes = plan.chunks(terms.div_ceil(WORKERS)).map(async |lane| {
+        let (mut exits, mut ids) = (Vec::new(), HashSet::new());
+        for (at, hurry, ms) in lane {
+            ids.extend(ledger::enqueue(&q, 20, |_| *ms).await);
+            let worker = fleet.start();
+            let mark = format!("FAULTS_WORKER={}", worker.number);
+            until("it has processes", || async { processes(&mark).len() > 1 }).await;
+            exits.push(end(worker, *at, *hurry).await);
+        }
+        (exits, ids)
+    });
+    let (exits, ids): (Vec<_>, Vec<_>) = join_all(lanes).await.into_iter().unzip();
+    let (mut exits, mut orphans): (Vec<_>, Vec<_>) = exits.into_iter().flatten().unzip();
+    let ids: HashSet<_> = ids.into_iter().flatten().collect();
+    let sql = "SELECT count(*) FROM rowlock.ready WHERE attempts + crashes > 0";
+    let (counted, workers): (i64, i64) =
+        (db.one(sql, &[]).await, db.one("SELECT count(*) FROM rowlock.worker", &[]).await);
+    for id in endless {
+        assert_eq!(q.cancel(id).await.unwrap(), Status::Cancelled, "it was handed back");
+    }
+    db.run(
+        "DELETE FROM rowlock.history WHERE type LIKE 'endless%'; DELETE FROM rowlock.tally WHERE type LIKE 'endless%'",
+    )
+    .await;
+    db.run("DELETE FROM rowlock.total WHERE type LIKE 'endless%'").await;
+    let last = fleet.start();
+    drained(&db).await;
+    drop(last);
+    let v = judge(&db, &ledger, &ids, &HashMap::new()).await;
+    let (worst, orphan) = (quantile(&mut exits, 1.0), quantile(&mut orphans, 1.0));
+    eprintln!(
+        "terms: {} SIGTERMs with a grace of {GRACE:?}: exits after {:.2?} (median), {worst:.2?} (worst), the last child \
+         {orphan:.2?} later at most; {counted} attempts consumed of jobs handed back, {} extra runs of the others, {} of {} \
+         accepted",
+        exits.len(),
+        quantile(&mut exits, 0.5),
+        v.extra_runs,
+        v.completed,
+        ids.len(),
+    );
+    assert_eq!((counted, workers, v.extra_runs, v.completed), (0, 0, 0, ids.len()));
+    assert!(worst <= GRACE && orphan <= CHILDREN, "{worst:?}, {orphan:?}");
+}
