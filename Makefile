@@ -15,7 +15,7 @@ CARGO := cargo
 ROWLOCK := target/release/rowlock
 STATIC := x86_64-unknown-linux-musl
 
-.PHONY: help setup build static demo test lint features bench verify
+.PHONY: help setup build static demo test soak lint features bench verify
 
 help: ## Show this
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-9s %s\n", $$1, $$2 }'
@@ -38,6 +38,9 @@ test: ## Set up, lint, and run every test against a real Postgres
 	@scripts/setup.sh --test
 	@$(MAKE) lint features
 	$(CARGO) test --locked --all-features --no-fail-fast -j $(JOBS)
+
+soak: ## The faults of tests/faults five times as often (ROWLOCK_SEED=n for other moments)
+	ROWLOCK_SOAK=1 $(CARGO) test --locked --features cli -j $(JOBS) --test faults -- --nocapture
 
 lint: ## Format, clippy and rustdoc, warnings refused
 	$(CARGO) fmt --check

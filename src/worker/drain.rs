@@ -19,6 +19,12 @@ pub(super) fn order(since: Instant, grace: Duration, hurried: bool, now: Instant
     }
 }
 
+/// What handlers without a job may take to end: half of what is left, the worker has to end as well. Without a
+/// grace that runs, what they like.
+pub(super) fn farewell(since: Option<Instant>, grace: Duration, now: Instant) -> Duration {
+    since.map_or(Duration::MAX, |since| (since + grace).saturating_duration_since(now) / 2)
+}
+
 /// When jobs that still run are asked to end, and when they are killed, so that the rest of the grace is
 /// enough to hand them back.
 fn last_calls(since: Instant, grace: Duration) -> (Instant, Instant) {
@@ -40,6 +46,13 @@ mod tests {
             let (stop_at, kill_at) = last_calls(since, grace);
             assert!(since <= stop_at && stop_at <= kill_at && kill_at <= since + grace);
         }
+    }
+
+    #[test]
+    fn handlers_without_a_job_do_not_outlast_the_grace() {
+        let (since, grace) = (Instant::now(), Duration::from_secs(2));
+        assert_eq!(farewell(Some(since), grace, since + Duration::from_millis(1800)), Duration::from_millis(100));
+        assert_eq!(farewell(Some(since), grace, since + Duration::from_secs(3)), Duration::ZERO);
     }
 
     #[test]

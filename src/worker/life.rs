@@ -240,7 +240,9 @@ impl Life<'_> {
 
     /// Ends the handlers that wait.
     async fn close(&mut self) {
-        futures_util::future::join_all(self.slots.drain(..).map(Slot::close)).await;
+        let patience = drain::farewell(self.draining, self.options.grace, Instant::now());
+        // One that is dropped is killed.
+        let _ = timeout(patience, futures_util::future::join_all(self.slots.drain(..).map(Slot::close))).await;
     }
 
     /// Ends every process before the worker goes on: others may start these jobs.

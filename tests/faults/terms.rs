@@ -115,3 +115,27 @@ async fn a_worker_asked_to_end_under_load_ends_inside_the_grace_and_consumes_no_
     assert_eq!((counted, workers, v.extra_runs, v.completed), (0, 0, 0, ids.len()));
     assert!(worst <= GRACE && orphan <= CHILDREN, "{worst:?}, {orphan:?}");
 }
+
+/// A job that is killed at the last moment, and a handler that does not mind that its stdin is closed: together
+/// they once took longer than a short grace.
+#[tokio::test]
+async fn a_deaf_handler_beside_a_deaf_job_does_not_hold_up_the_end() {
+    let _turn = turn().await;
+    let db = database().await;
+    let q = JobQueue::connect(&db.url).await.unwrap();
+    let handler = r#"read -r line; echo '{"ok": true}'; while :; do sleep 1; done"#;
+    put_type(&db, json!({"name": "warm", "launch": "resident", "command": shell(handler)})).await;
+    let dir = tempfile::tempdir().unwrap();
+    let deaf = dir.path().join("deaf");
+    let script = format!("trap '' TERM; touch {}; while :; do sleep 1; done", deaf.display());
+    put_type(&db, json!({"name": "deaf", "command": shell(&script)})).await;
+    let first = q.enqueue("warm", json!({})).await.unwrap().id;
+    let fleet = Fleet::new(&db.url, &["--concurrency", "2", "--grace", "4s", "--poll", "100ms"]);
+    let worker = fleet.start();
+    until("the handler is warm", || async { db.status(first).await.as_deref() == Some("completed") }).await;
+    q.enqueue("deaf", json!({})).await.unwrap();
+    until("the job is deaf", || std::future::ready(deaf.exists())).await;
+    let (took, _) = end(worker, Duration::ZERO, false).await;
+    eprintln!("terms: with a deaf handler and a deaf job the end takes {took:.2?} of {GRACE:?}");
+    assert!(took <= GRACE, "{took:?}");
+}
