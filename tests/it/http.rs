@@ -152,6 +152,7 @@ async fn a_storm_of_scrapes_costs_one_read() {
 #[tokio::test]
 async fn a_database_that_hangs_is_down_within_seconds_and_up_again_when_it_answers() {
     let db = database().await;
+    db.enqueue().await;
     let proxy = Proxy::to(&db.url).await;
     let (served, facts) = serving(&proxy.url(&db.url)).await;
     facts.set_leader(true);
@@ -177,6 +178,12 @@ async fn a_database_that_hangs_is_down_within_seconds_and_up_again_when_it_answe
         samples(&get(served.address, "/metrics").await.1)["rowlock_database_up"] == 1.0
     })
     .await;
+    let after = samples(&get(served.address, "/metrics").await.1);
+    let counters: Vec<_> = before.iter().filter(|(name, _)| name.contains("_total")).collect();
+    assert!(!counters.is_empty());
+    for (name, value) in counters {
+        assert!(after.get(name).is_some_and(|n| n >= value), "{name} went back from {value}");
+    }
 }
 
 #[tokio::test]
