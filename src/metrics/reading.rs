@@ -119,11 +119,17 @@ impl Reading {
                 seconds: 0.0,
             });
             if s.what == sums {
-                histogram.seconds = s.value;
+                histogram.seconds = to_microseconds(s.value);
             } else if let Some(bucket) = s.label.parse().ok().and_then(|n: usize| histogram.buckets.get_mut(n)) {
                 bucket.1 = s.value;
             }
         }
         all.into_values()
     }
+}
+
+/// Times are summed in whole microseconds, but as floats: folding sums adds them in another order, and a total
+/// that goes back by its last digit is a restart to Prometheus.
+fn to_microseconds(seconds: f64) -> f64 {
+    (seconds * 1e6).round() / 1e6
 }
