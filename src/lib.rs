@@ -7,7 +7,7 @@
 //! - [`connect`]: from a URL to a pool. [`migrate`]: the schema.
 //! - [`queue`]: the client, [`JobQueue`]. [`typed`]: jobs as Rust types.
 //! - [`session`]: a worker's side of the SQL: claim, complete, fail. `hints`: how it scans.
-//! - `listen`: LISTEN, for those that look for jobs.
+//! - `listen`, `keeper`: LISTEN, and the keeper's rounds, for those that look for jobs.
 //! - `metrics`, `http`: what is told of all that.
 //! - `worker`, `controller`, `cli`, `local_postgres`, `bench`, `simulate`: the program, behind the feature `cli`.
 //!
@@ -31,6 +31,8 @@ pub mod cli;
 pub mod controller;
 #[cfg(feature = "cli")]
 pub mod http;
+#[cfg(feature = "cli")]
+mod keeper;
 #[cfg(feature = "cli")]
 mod listen;
 #[cfg(feature = "cli")]

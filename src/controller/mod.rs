@@ -9,7 +9,7 @@
 //! All of that is pure and knows neither Kubernetes nor Postgres: the cluster, `rowlock dev` and
 //! `rowlock simulate` call the same functions. What runs them:
 //!
-//! - `lead`, `keep`, `ticks`: tasks beside the loop. `turn`: what the loop does.
+//! - `lead`, `ticks`: tasks beside the loop. `turn`: what the loop does.
 //! - `observe`, `rates`: one look at the database. `memory`: what is remembered of a Deployment.
 //! - [`target`]: what is scaled. [`local`]: processes of this machine. `scale_in`: none that works is stopped.
 //! - `store`: the only file that calls the controller's SQL.
@@ -19,7 +19,6 @@ pub mod decision;
 pub mod demand;
 mod explain;
 pub mod history;
-mod keep;
 mod lead;
 pub mod limits;
 pub mod local;
@@ -50,7 +49,7 @@ pub use history::History;
 pub use limits::{InvalidLimits, Limits, Rule};
 
 use self::{lead::Reign, store::Store, target::Target, turn::Turns};
-use crate::{Error, JobQueue, SessionOptions, listen, metrics::Facts};
+use crate::{Error, JobQueue, SessionOptions, keeper, listen, metrics::Facts};
 
 /// Turns are no closer than that, however often a NOTIFY comes.
 const DEBOUNCE: Duration = Duration::from_millis(100);
@@ -96,18 +95,17 @@ pub async fn run<T: Target>(queue: JobQueue, target: T, options: Options, end: C
     let store = Store::new(&queue);
     let (told, reign) = watch::channel(None);
     let wake = Arc::new(Notify::new());
-    let direct = options.listen_url.as_deref().map(crate::Target::parse).transpose()?;
-    listen::listen(
-        direct.unwrap_or_else(|| queue.target().clone()),
-        id,
-        Duration::from_secs(5),
-        wake.clone(),
-        end.clone(),
-    );
+    let address = listen::target(&queue, options.listen_url.as_deref())?;
+    listen::listen(address, id, Duration::from_secs(5), wake.clone(), end.clone());
     let tasks = TaskTracker::new();
     let name = SessionOptions::default().name;
     tasks.spawn(lead::lead(store.clone(), id, name, options.lease, told, end.clone()));
-    tasks.spawn(keep::keep(store.clone(), id, end.clone()));
+    let keeps = store.clone();
+    let round = move || {
+        let store = keeps.clone();
+        async move { store.keep(id).await }
+    };
+    tasks.spawn(keeper::keep(round, end.clone()));
     tasks.spawn(ticks::tick(store.clone(), reign.clone(), end.clone()));
     tasks.close();
     let mut turns = Turns::new(store, target, options.facts);

@@ -11,7 +11,7 @@ use tokio_postgres::{
 };
 use uuid::Uuid;
 
-use crate::{Error, JobQueue};
+use crate::{Error, JobQueue, session::Kept};
 
 /// No call takes longer: a leader that hangs is none.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -88,11 +88,9 @@ impl Store {
         self.rows("SELECT rowlock.resign_v1($1)", &[(&epoch, Type::INT8)]).await.map(drop)
     }
 
-    /// A round of keeping: whether this is the keeper, and how many jobs became due.
-    pub(super) async fn keep(&self, holder: Uuid) -> Result<(bool, i32, i32), Error> {
-        let rows =
-            self.rows("SELECT keeper, promoted, rescued FROM rowlock.keep_v1($1)", &[(&holder, Type::UUID)]).await?;
-        Ok((rows[0].try_get(0)?, rows[0].try_get(1)?, rows[0].try_get(2)?))
+    /// A round of keeping.
+    pub(super) async fn keep(&self, holder: Uuid) -> Result<Kept, Error> {
+        Kept::read(&self.rows(Kept::SQL, &[(&holder, Type::UUID)]).await?[0])
     }
 
     pub(super) async fn observe(

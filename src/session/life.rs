@@ -118,13 +118,8 @@ impl Session {
     /// # Ok(()) }
     /// ```
     pub async fn keep(&self) -> Result<Kept, Error> {
-        let rows = self
-            .pool
-            .get()
-            .await?
-            .query_typed("SELECT keeper, promoted, rescued FROM rowlock.keep_v1($1)", &[(&self.id, Type::UUID)])
-            .await?;
-        Ok(Kept { keeper: rows[0].try_get(0)?, promoted: rows[0].try_get(1)?, rescued: rows[0].try_get(2)? })
+        let rows = self.pool.get().await?.query_typed(Kept::SQL, &[(&self.id, Type::UUID)]).await?;
+        Kept::read(&rows[0])
     }
 
     /// Ends the worker's life. Release its jobs first; what it still holds is rescued.

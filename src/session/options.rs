@@ -2,7 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use tokio_postgres::Row;
 use uuid::Uuid;
+
+use crate::Error;
 
 /// Who works, and on what.
 #[derive(Debug, Clone)]
@@ -82,4 +85,13 @@ pub struct Kept {
     pub promoted: i32,
     /// Jobs put back from lost workers.
     pub rescued: i32,
+}
+
+impl Kept {
+    /// One round for a holder, and how its answer is read.
+    pub(crate) const SQL: &str = "SELECT keeper, promoted, rescued FROM rowlock.keep_v1($1)";
+
+    pub(crate) fn read(row: &Row) -> Result<Kept, Error> {
+        Ok(Kept { keeper: row.try_get(0)?, promoted: row.try_get(1)?, rescued: row.try_get(2)? })
+    }
 }

@@ -1,4 +1,4 @@
-//! The lease: the heartbeat that keeps it, and what its silence means.
+//! The lease: how it starts, the heartbeat that keeps it, and what its silence means.
 //!
 //! Time is measured by the monotonic clock from before each question was sent, so the worker's deadline is
 //! never later than the database's.
@@ -8,15 +8,21 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::{sync::watch, task::JoinHandle, time::timeout};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::launch::{
-    home::Home,
-    orders::{Order, Why},
+use super::{
+    WorkerOptions,
+    launch::{
+        home::Home,
+        orders::{Order, Why},
+    },
 };
-use crate::{Error, Session, metrics::Facts};
+use crate::{Error, JobQueue, Session, SessionOptions, metrics::Facts};
+
+/// How long a registration may take; a connection of before may be dead.
+const ANSWER: Duration = Duration::from_secs(10);
 
 /// The state of the lease, as the loop sees it.
 #[derive(Debug, Clone)]
@@ -32,6 +38,19 @@ pub(super) struct Beat {
 fn margins(lease: Duration) -> (Duration, Duration) {
     let ask = (lease / 6).clamp(Duration::from_millis(30), Duration::from_secs(5));
     (ask, ask / 5)
+}
+
+/// Starts a lease, as another worker than any before.
+pub(super) async fn register(queue: &JobQueue, options: &WorkerOptions) -> Result<Session, Error> {
+    let defaults = SessionOptions::default();
+    let session = queue.session(SessionOptions {
+        name: options.name.clone().unwrap_or(defaults.name),
+        queues: options.queues.clone(),
+        slots: i32::try_from(options.concurrency).unwrap_or(i32::MAX),
+        lease: options.lease,
+        identity: defaults.identity,
+    });
+    timeout(ANSWER, session).await.map_err(|_| Error::Pool(format!("no answer within {ANSWER:?}")))?
 }
 
 /// Extends the lease three times in its life or more, also while draining: a worker that drains is alive.
@@ -58,7 +77,7 @@ pub(super) fn heartbeat(
                 () = tokio::time::sleep(next) => {}
                 () = end.cancelled() => return,
             }
-            match tokio::time::timeout(lease / 3, session.extend(drain.is_cancelled())).await {
+            match timeout(lease / 3, session.extend(drain.is_cancelled())).await {
                 Ok(Ok(h)) => {
                     next = usual;
                     facts.tick(Instant::now());

@@ -21,7 +21,6 @@ use super::{
     drain,
     ends::{Caller, Ends, lost},
     guardian::Guardian,
-    keeper,
     launch::{
         self, Outcome, Run, Slot,
         home::Home,
@@ -30,14 +29,12 @@ use super::{
     lease::{self, Beat},
 };
 use crate::{
-    ClaimedJob, Error, JobQueue, Session, SessionOptions, Target,
+    ClaimedJob, Error, JobQueue, keeper,
     listen::{self, Listener},
 };
 
 /// An idle worker must have seen nothing for so long, which includes a sweep, to call its queues empty.
 const EMPTY_FOR: Duration = Duration::from_millis(600);
-/// How long a registration may take; a connection of before may be dead.
-const ANSWER: Duration = Duration::from_secs(10);
 /// How long the last word to the database may take.
 const FAREWELL: Duration = Duration::from_secs(1);
 /// Between two words to the database while jobs end in quick succession.
@@ -51,7 +48,7 @@ pub(super) async fn live(
     summary: &mut WorkerSummary,
 ) -> Result<(), Error> {
     let asked = Instant::now();
-    let session = Arc::new(register(queue, options).await?);
+    let session = Arc::new(lease::register(queue, options).await?);
     tracing::info!(worker = %session.id(), queues = ?options.queues, slots = options.concurrency, "working");
     // Two places a slot: a command may run where a handler waits.
     let home = Arc::new(Home::new(session.id(), 2 * options.concurrency).map_err(|e| io("a place for files", &e))?);
@@ -68,11 +65,15 @@ pub(super) async fn live(
     let guardian = options.guardian.clone().map(|program| Guardian::start(program, session.id(), home.clone()));
     let _guardian = guardian.transpose().map_err(|e| io("the guardian", &e))?;
     let wake = Arc::new(Notify::new());
-    let target = options.listen_url.as_deref().map(Target::parse).transpose()?;
-    let target = target.unwrap_or_else(|| queue.target().clone());
+    let target = listen::target(queue, options.listen_url.as_deref())?;
     let ping = (options.lease / 3).max(Duration::from_millis(200));
     let listener = listen::listen(target, session.id(), ping, wake.clone(), beside.clone());
-    let keeper = tokio::spawn(keeper::keep(session.clone(), beside.clone()));
+    let keeps = session.clone();
+    let round = move || {
+        let session = keeps.clone();
+        async move { session.keep().await }
+    };
+    let keeper = tokio::spawn(keeper::keep(round, beside.clone()));
 
     let mut life = Life {
         catalog: Catalog::load(queue).await?,
@@ -103,18 +104,6 @@ pub(super) async fn live(
         tracing::warn!("the database was not told that this worker has ended");
     }
     result
-}
-
-async fn register(queue: &JobQueue, options: &WorkerOptions) -> Result<Session, Error> {
-    let defaults = SessionOptions::default();
-    let session = queue.session(SessionOptions {
-        name: options.name.clone().unwrap_or(defaults.name),
-        queues: options.queues.clone(),
-        slots: i32::try_from(options.concurrency).unwrap_or(i32::MAX),
-        lease: options.lease,
-        identity: defaults.identity,
-    });
-    timeout(ANSWER, session).await.map_err(|_| Error::Pool(format!("no answer within {ANSWER:?}")))?
 }
 
 fn io(what: &str, error: &std::io::Error) -> Error {

@@ -2,7 +2,7 @@
 //!
 //! - `life`: the loop of one registered worker; `admit` and `catalog`: what it may run; `ends`: what it reports;
 //!   `drain`: how it spends its grace.
-//! - `lease`, `keeper`: tasks beside the loop.
+//! - `lease`: the heartbeat beside the loop.
 //! - `launch`: how jobs are run. `guardian`: what ends them when the worker cannot.
 //!
 //! A worker that loses its lease ends its jobs' processes and registers anew, as another worker.
@@ -12,7 +12,6 @@ mod catalog;
 mod drain;
 mod ends;
 pub(crate) mod guardian;
-mod keeper;
 mod launch;
 mod lease;
 mod life;

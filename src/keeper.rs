@@ -1,0 +1,38 @@
+//! The keeper's rounds, which whoever looks for jobs takes part in: due jobs become ready, those of lost workers
+//! are rescued, totals are folded. The controller does, too: with no worker, somebody must find that jobs for
+//! later are due, or none would ever be started for them.
+
+use std::{future::Future, time::Duration};
+
+use tokio_util::sync::CancellationToken;
+
+use crate::{Error, session::Kept};
+
+/// Does the rounds while the holder is the keeper, and asks every second while it is not, until `end`.
+pub(crate) async fn keep<F>(round: impl Fn() -> F, end: CancellationToken)
+where
+    F: Future<Output = Result<Kept, Error>>,
+{
+    loop {
+        let wait = match round().await {
+            // As many as one round promotes: there are more.
+            Ok(Kept { keeper: true, promoted: 2000.., .. }) => Duration::ZERO,
+            Ok(Kept { keeper: true, rescued, .. }) => {
+                if rescued > 0 {
+                    tracing::info!(rescued, "put back the jobs of lost workers");
+                }
+                // Due jobs are to be claimable within 100 ms of their time.
+                Duration::from_millis(80)
+            }
+            Ok(Kept { keeper: false, .. }) => Duration::from_secs(1),
+            Err(error) => {
+                tracing::warn!(%error, "keeping failed");
+                Duration::from_secs(1)
+            }
+        };
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = end.cancelled() => return,
+        }
+    }
+}
