@@ -69,18 +69,6 @@ impl Keda {
 }
 
 impl Scaler for Keda {
-    fn wakes(&self, _: &Seen) -> bool {
-        false
-    }
-
-    fn debounce(&self) -> f64 {
-        0.0
-    }
-
-    fn drains(&self) -> bool {
-        false
-    }
-
     fn look(&mut self, seen: &Seen, now: f64, _: bool) -> u32 {
         let value = (seen.demand.pending() + seen.demand.running()) as f64;
         if now >= self.next_poll {

@@ -104,14 +104,6 @@ impl Scaler for Knative {
         seen.current.replicas == 0
     }
 
-    fn debounce(&self) -> f64 {
-        0.0
-    }
-
-    fn drains(&self) -> bool {
-        false
-    }
-
     fn look(&mut self, seen: &Seen, now: f64, woken: bool) -> u32 {
         let requests = (seen.demand.pending() + seen.demand.running()) as f64;
         // At zero replicas nothing is scraped until the activator sees a request.

@@ -9,11 +9,17 @@ use crate::controller::{History, Limits, Rule, decide};
 
 pub(super) trait Scaler {
     /// Whether a job that finds no free slot makes it look before its time.
-    fn wakes(&self, seen: &Seen) -> bool;
+    fn wakes(&self, _: &Seen) -> bool {
+        false
+    }
     /// Seconds from being woken to a decision.
-    fn debounce(&self) -> f64;
+    fn debounce(&self) -> f64 {
+        0.0
+    }
     /// Whether replicas stop claiming first and go when they are idle. If not, those told to stop may be busy.
-    fn drains(&self) -> bool;
+    fn drains(&self) -> bool {
+        false
+    }
     /// A look, at every tick of a second and when woken: how many replicas there should be.
     fn look(&mut self, seen: &Seen, now: f64, woken: bool) -> u32;
 }
@@ -67,18 +73,6 @@ impl Scaler for Rowlock {
 pub(super) struct Fixed(pub u32);
 
 impl Scaler for Fixed {
-    fn wakes(&self, _: &Seen) -> bool {
-        false
-    }
-
-    fn debounce(&self) -> f64 {
-        0.0
-    }
-
-    fn drains(&self) -> bool {
-        false
-    }
-
     fn look(&mut self, _: &Seen, _: f64, _: bool) -> u32 {
         self.0
     }
