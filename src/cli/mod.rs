@@ -12,7 +12,9 @@ mod explain;
 mod fields;
 mod install;
 mod jobs;
+mod migrate;
 mod output;
+mod queues;
 mod schedules;
 mod serve;
 mod simulate;
@@ -23,9 +25,9 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser};
 
 use self::{
-    args::{Args, Command, MigrateCommand, QueueCommand, TypesCommand},
+    args::{Args, Command, MigrateCommand, TypesCommand},
     exit::Exit,
-    output::{Output, Table},
+    output::Output,
 };
 use crate::{Error, JobQueue, migrate::MIGRATIONS};
 
@@ -82,44 +84,11 @@ async fn run(args: Args) -> anyhow::Result<()> {
         Command::Migrate { command: MigrateCommand::Sql } => {
             MIGRATIONS.iter().try_for_each(|m| out.text(&format!("-- {}\n{}", m.name, m.sql)))
         }
-        Command::Migrate { command: MigrateCommand::Up } => {
-            let applied = connect().await?.migrate().await?;
-            output::message(&match applied.len() {
-                0 => "the schema is up to date".to_owned(),
-                n => format!("applied {n} migrations"),
-            });
-            Ok(())
-        }
-        Command::Migrate { command: MigrateCommand::Status } => {
-            let status = connect().await?.migration_status().await?;
-            let mut table = Table::new(&["version", "name", "state", "applied_at"]);
-            for s in &status {
-                table.row([s.version.to_string(), s.name.clone(), s.state.clone(), output::time(s.applied_at)]);
-            }
-            out.list(&status, table, |s| s.version.to_string())
-        }
+        Command::Migrate { command: MigrateCommand::Up } => migrate::up(&connect().await?).await,
+        Command::Migrate { command: MigrateCommand::Status } => migrate::status(&connect().await?, &out).await,
         Command::Enqueue(command) => jobs::enqueue(&connect().await?, &out, command).await,
         Command::Jobs { command } => jobs::run(&connect().await?, &out, command).await,
-        Command::Queues { command } => {
-            let queue = connect().await?;
-            match command {
-                QueueCommand::Pause { queue: name } => {
-                    queue.pause_queue(&name).await?;
-                    output::message(&format!("queue {name} is paused; running jobs go on"));
-                    Ok(())
-                }
-                QueueCommand::Resume { queue: name } => {
-                    queue.resume_queue(&name).await?;
-                    output::message(&format!("queue {name} is resumed"));
-                    Ok(())
-                }
-                QueueCommand::List => {
-                    let columns =
-                        ["queue", "paused", "pending", "scheduled", "running", "failed", "oldest_age_seconds"];
-                    out.view(&queue, "queues", &columns, &[]).await
-                }
-            }
-        }
+        Command::Queues { command } => queues::run(&connect().await?, &out, command).await,
         Command::Workers => {
             let columns = ["name", "queues", "slots", "running", "draining", "last_heartbeat"];
             out.view(&connect().await?, "workers", &columns, &["id", "identity", "started_at", "version"]).await
