@@ -16,6 +16,7 @@ mod seen;
 #[path = "../it/support.rs"]
 #[allow(dead_code, reason = "shared with the other tests, which use more of it")]
 mod support;
+mod tables;
 mod words;
 mod world;
 

@@ -4,24 +4,6 @@ use serde_json::{Value, json};
 
 use crate::call::{KEYS, KINDS, New, QUEUES, UNIT};
 
-/// Every table a sequence leaves something in.
-pub const TABLES: [&str; 14] = [
-    "ready",
-    "scheduled",
-    "unique_key",
-    "worker",
-    "lease",
-    "cancel_request",
-    "sleeper",
-    "history",
-    "tally",
-    "total",
-    "total_reason",
-    "total_time",
-    "label",
-    "lane",
-];
-
 /// Time passes: every deadline moves back instead, which only the owner of the tables can do. Functions
 /// are left alone. History's partitions go by the real time.
 pub const ADVANCE: &str = "

@@ -10,7 +10,8 @@ use crate::{
     call::{Answer, Call, Claim, Claimed, DEFAULTS, Grant, KEYS, KINDS, QUEUES, UNIT, error_text, reason, result},
     ends::worker_name,
     seen::LOOK,
-    words::{ADVANCE, CLAIM, COMPLETE, ENQUEUE, ENQUEUE_MANY, TABLES, WORK, as_json, opts, seconds},
+    tables::TABLES,
+    words::{ADVANCE, CLAIM, COMPLETE, ENQUEUE, ENQUEUE_MANY, WORK, as_json, opts, seconds},
 };
 
 pub struct World {

@@ -3,29 +3,13 @@
 
 use tokio_postgres::{Client, SimpleQueryMessage};
 
-use crate::support::{PATIENCE, connect};
+use crate::{
+    support::{PATIENCE, connect},
+    tables::TABLES,
+};
 
 /// What is not as a scenario expects it.
 pub type Outcome<T = ()> = Result<T, String>;
-
-/// Every table a scenario leaves something in.
-const TABLES: [&str; 15] = [
-    "ready",
-    "scheduled",
-    "unique_key",
-    "worker",
-    "lease",
-    "cancel_request",
-    "sleeper",
-    "history",
-    "tally",
-    "total",
-    "total_reason",
-    "total_time",
-    "label",
-    "lane",
-    "job_type",
-];
 
 pub struct Lab {
     pub client: Client,
@@ -53,7 +37,7 @@ impl Lab {
     }
 
     pub async fn reset(&self) -> Outcome {
-        let mut sql: String = TABLES.map(|t| format!("DELETE FROM rowlock.{t};")).concat();
+        let mut sql: String = TABLES.iter().chain(&["job_type"]).map(|t| format!("DELETE FROM rowlock.{t};")).collect();
         sql.push_str("UPDATE rowlock.queue SET paused = false");
         self.ask(&sql).await.map(drop)
     }

@@ -13,6 +13,8 @@ mod scenarios;
 #[path = "../it/support.rs"]
 #[allow(dead_code, reason = "shared with the other tests, which use more of it")]
 mod support;
+#[path = "../model/tables.rs"]
+mod tables;
 
 use std::{fmt::Write as _, io::Write as _};
 

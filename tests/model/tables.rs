@@ -1,0 +1,19 @@
+//! What the tests that reset a database between their cases share.
+
+/// Every table that calls leave something in, but for the catalogue.
+pub const TABLES: [&str; 14] = [
+    "ready",
+    "scheduled",
+    "unique_key",
+    "worker",
+    "lease",
+    "cancel_request",
+    "sleeper",
+    "history",
+    "tally",
+    "total",
+    "total_reason",
+    "total_time",
+    "label",
+    "lane",
+];
