@@ -24,22 +24,7 @@ const STOP: Duration = Duration::from_secs(20);
 /// `$1` is postgres, `$2` its data directory, `$3` what to remove at the end (or nothing), the rest are
 /// options. The pipe on our stdin is held by the program that started us: when that ends, however it
 /// ends, the read below sees the end of file. (A shell's background job has no stdin but what it is given.)
-const GUARD: &str = r#"
-postgres=$1 data=$2 remove=$3
-shift 3
-trap '' HUP INT
-exec 3<&0
-"$postgres" -D "$data" "$@" </dev/null 3<&- >>"$data/server.log" 2>&1 &
-server=$!
-(while read -r _; do :; done; kill -INT "$server") <&3 2>/dev/null &
-watch=$!
-exec 3<&-
-wait "$server"
-status=$?
-kill "$watch" 2>/dev/null
-if [ -n "$remove" ] && [ "$status" -eq 0 ]; then rm -rf -- "$remove"; fi
-exit "$status"
-"#;
+const GUARD: &str = include_str!("local_postgres/guard.sh");
 
 /// Where the data goes.
 #[derive(Debug, Clone, Default)]
