@@ -4,10 +4,9 @@ use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde_json::{Value, value::RawValue};
 use tokio_postgres::{
-    GenericClient, Row,
+    GenericClient,
     types::{Json, Type},
 };
-
 use uuid::Uuid;
 
 use super::{Enqueue, JobQueue};
@@ -77,7 +76,7 @@ impl JobQueue {
             )
             .await
             .map_err(|e| refusal(e, std::slice::from_ref(job)))?;
-        enqueued(&rows[0], 0)
+        Ok(Enqueued { id: rows[0].try_get(0)?, inserted: rows[0].try_get(1)? })
     }
 
     /// Enqueues up to 10,000 jobs in one statement, all or none; answers in the same order.
@@ -160,11 +159,6 @@ impl JobQueue {
         };
         Ok(*self.shared.bulk.get_or_try_init(|| ask).await?)
     }
-}
-
-/// From two columns, the first of which is number `at`.
-fn enqueued(row: &Row, at: usize) -> Result<Enqueued, Error> {
-    Ok(Enqueued { id: row.try_get(at)?, inserted: row.try_get(at + 1)? })
 }
 
 /// A column of a batch, or null if no job sets it.
