@@ -230,7 +230,6 @@ COMMENT ON FUNCTION rowlock.claim_v1 IS
 Hints: for a (queue, rank), the highest pos this worker took a moment ago; the search starts after it, so that it never walks rows that are gone but not yet vacuumed. Without hints it starts at the beginning: call so now and then, it finds what committed late.
 SQLSTATEs: RL020, RL021. Locks: the rows taken (SKIP LOCKED, never waits).';
 
-
 -- Takes jobs out of their receipts, for every end but completion. All receipts of one call are locked
 -- in order first; what is answered has left the lease and must be put somewhere by the caller.
 CREATE FUNCTION rowlock.take_back(worker uuid, leases int8[], ids uuid[])
