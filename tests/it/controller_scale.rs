@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     support::{Db, eventually},
-    work::{Program, exists, job, processes_with, put_type, shell, unique_sleep, with_type},
+    work::{Program, exists, job, processes_with, put_type, shell, signal, unique_sleep, with_type},
 };
 
 /// More rounds on demand.
@@ -175,7 +175,7 @@ async fn a_worker_that_is_killed_gives_its_jobs_back_at_once() {
     std::fs::remove_file(&begun).unwrap();
     let pid: String = db.one("SELECT split_part(identity, '/', 2) FROM rowlock.workers WHERE running > 0", &[]).await;
     let killed = Instant::now();
-    assert!(std::process::Command::new("kill").args(["-KILL", &pid]).status().unwrap().success());
+    signal("-KILL", &pid);
     exists(&begun).await;
     // Its lease would have lasted for 30 s.
     assert!(killed.elapsed() < Duration::from_secs(10), "{:?}", killed.elapsed());

@@ -8,7 +8,9 @@ use serde_json::json;
 use crate::{
     proxy::Proxy,
     support::eventually,
-    work::{Program, Working, ends, exists, job, options, processes_with, runs, shell, unique_sleep, with_type},
+    work::{
+        Program, Working, ends, exists, job, options, processes_with, runs, shell, signal, unique_sleep, with_type,
+    },
 };
 
 #[tokio::test]
@@ -146,7 +148,7 @@ async fn a_guardian_that_is_killed_is_replaced() {
     for _ in 0..2 {
         eventually("a guardian stands", || async { guardians(&id).len() == 1 }).await;
         let pid = guardians(&id)[0].clone();
-        assert!(std::process::Command::new("kill").args(["-KILL", &pid]).status().unwrap().success());
+        signal("-KILL", &pid);
         eventually("another stands", || async { guardians(&id).iter().any(|p| *p != pid) }).await;
     }
     worker.signal("-KILL");
