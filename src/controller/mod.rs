@@ -133,6 +133,7 @@ async fn run_turns<T: Target>(
                 Ok(next) => wait = next.unwrap_or(tick).min(tick),
                 Err(error) => tracing::warn!("{error:#}; nothing more was changed, and it is tried again"),
             }
+            tracing::debug!(ms = started.elapsed().as_secs_f64() * 1e3, "turn");
         }
         turns.facts.tick(Instant::now());
         tokio::select! {
