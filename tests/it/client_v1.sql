@@ -28,6 +28,8 @@ SELECT rowlock.record_v1((SELECT epoch FROM reign), '[{"at": "2026-01-01T00:00:0
 SELECT worker FROM rowlock.drain_v1((SELECT epoch FROM reign), ARRAY[(SELECT worker FROM v1 LIMIT 1)]::uuid[]);
 SELECT worker FROM rowlock.drained_v1((SELECT epoch FROM reign), ARRAY[(SELECT worker FROM v1 LIMIT 1)]::uuid[]);
 SELECT rowlock.lost_v1((SELECT epoch FROM reign), ARRAY['uid']::text[]);
+SELECT rowlock.sync_catalog_v1((SELECT epoch FROM reign), 'a', 'digest', '[{"name": "of_a", "command": ["x"]}]', '[]');
+SELECT source FROM rowlock.catalog_sources_v1();
 SELECT rowlock.put_schedule('{"name": "nightly", "type": "t", "every": "1 hour"}'::jsonb);
 UPDATE reign SET (seen, next_at) = (SELECT updated_at, now - interval '1 minute' FROM (SELECT name, cron, every_seconds, timezone, catch_up, next_at, updated_at, now FROM rowlock.due_schedules_v1(1::float8)) d);
 SELECT rowlock.plan_v1((SELECT epoch FROM reign), 'nightly', (SELECT seen FROM reign), (SELECT next_at FROM reign), NULL::text);
