@@ -39,8 +39,9 @@ test: ## Set up, lint, and run every test against a real Postgres
 	@$(MAKE) lint features
 	$(CARGO) test --locked --all-features --no-fail-fast -j $(JOBS)
 
-soak: ## The faults of tests/faults five times as often (ROWLOCK_SEED=n for other moments)
+soak: ## The faults of tests/faults five times as often (ROWLOCK_SEED=n for other moments), 50 scale-ins under load
 	ROWLOCK_SOAK=1 $(CARGO) test --locked --features cli -j $(JOBS) --test faults -- --nocapture
+	ROWLOCK_TEST_ROUNDS=50 $(CARGO) test --locked --features cli -j $(JOBS) --test it controller_scale -- --nocapture
 
 lint: ## Format, clippy and rustdoc, warnings refused
 	$(CARGO) fmt --check
