@@ -39,13 +39,12 @@ impl PayloadFile {
         &self.path
     }
 
-    /// Leaves nothing of a payload between jobs but its first byte, a brace: to give a file's only block back
-    /// and take another costs more than all the rest, where the disk is told of each (`discard`).
+    /// Leaves nothing of a payload between jobs.
     pub(super) fn clear(&self) -> std::io::Result<()> {
-        self.file.set_len(1)
+        self.file.set_len(0)
     }
 
-    /// Writes a payload into the cleared file and opens it to be read as stdin: no pipe to fill, so no job can hold the worker up by
+    /// Writes a payload into the empty file and opens it to be read as stdin: no pipe to fill, so no job can hold the worker up by
     /// not reading. None if an earlier job has put something else in its place.
     fn write(&self, payload: &RawValue) -> std::io::Result<Option<File>> {
         self.file.write_all_at(payload.get().as_bytes(), 0)?;

@@ -24,7 +24,7 @@ pub(super) struct Process;
 impl Launch for Process {
     async fn run(slot: &mut Slot, run: &mut Run) -> Outcome {
         let mut files = slot.files();
-        let outcome = match start(slot, run, &files) {
+        let outcome = match start(slot, run, &files).await {
             Ok((child, group)) => attend(run, &mut files, child, group).await,
             Err(outcome) => outcome,
         };
@@ -34,7 +34,7 @@ impl Launch for Process {
     }
 }
 
-fn start(slot: &mut Slot, run: &Run, files: &Files) -> Result<(Child, Group), Outcome> {
+async fn start(slot: &mut Slot, run: &Run, files: &Files) -> Result<(Child, Group), Outcome> {
     let job = &run.job;
     let stdin = slot.stdin(&job.payload).map_err(|e| worker_io(&e))?;
     let payload = slot.payload.as_ref().map(PayloadFile::path).unwrap_or(Path::new(""));
@@ -54,7 +54,7 @@ fn start(slot: &mut Slot, run: &Run, files: &Files) -> Result<(Child, Group), Ou
         // What a job prints belongs to the log, not to the worker's own output.
         .stdout(Stdio::from(std::io::stderr()))
         .stderr(Stdio::piped());
-    slot.home.spawn(2 * slot.number, &mut command).map_err(|e| Outcome::Failed(run.not_started(&e)))
+    slot.home.spawn(2 * slot.number, command).await.map_err(|e| Outcome::Failed(run.not_started(&e)))
 }
 
 async fn attend(run: &mut Run, files: &mut Files, mut child: Child, group: Group) -> Outcome {
