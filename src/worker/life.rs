@@ -179,9 +179,8 @@ impl Life<'_> {
     /// Waits a moment for more jobs to end, if many do: one call for several costs the database less. Enough
     /// of them go on to keep the processors busy, and after a pause it waits for nothing.
     async fn gather(&mut self) {
-        let busy = 2 * std::thread::available_parallelism().map_or(1, usize::from);
         let until = tokio::time::Instant::from_std(self.told_at + GATHER);
-        while !self.ends.is_empty() && self.running.len() > busy {
+        while !self.ends.is_empty() && self.running.len() > self.options.concurrency / 2 {
             tokio::select! {
                 Some(ended) = self.tasks.join_next() => self.end(ended),
                 () = tokio::time::sleep_until(until) => break,

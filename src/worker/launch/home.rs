@@ -103,12 +103,18 @@ impl Home {
         command
     }
 
-    pub(super) fn spawn(self: &Arc<Home>, place: usize, command: &mut Command) -> io::Result<(Child, Group)> {
-        let child = command.spawn()?;
-        let pid = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
-        let pid = pid.ok_or_else(|| io::Error::other("the process has no number"))?;
-        self.write(&pid.as_raw_nonzero().get().to_ne_bytes(), HEAD + 4 * place as u64);
-        Ok((child, Group { pid, place, home: self.clone() }))
+    /// On a thread that may wait: a start lasts until the child has become its command, and the loop and its
+    /// connection would stand behind every start of a batch. Given up on, the process ends with the answer.
+    pub(super) async fn spawn(self: &Arc<Home>, place: usize, mut command: Command) -> io::Result<(Child, Group)> {
+        let home = self.clone();
+        let started = tokio::task::spawn_blocking(move || {
+            let child = command.spawn()?;
+            let pid = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
+            let pid = pid.ok_or_else(|| io::Error::other("the process has no number"))?;
+            home.write(&pid.as_raw_nonzero().get().to_ne_bytes(), HEAD + 4 * place as u64);
+            Ok((child, Group { pid, place, home }))
+        });
+        started.await?
     }
 }
 
@@ -171,7 +177,7 @@ mod tests {
     async fn the_register_has_a_group_from_its_start_to_its_end_and_the_deadline() {
         let home = Arc::new(Home::new(Uuid::now_v7(), 2).unwrap());
         let spec = Spec { program: "sleep".into(), args: vec!["60".into()], env: Vec::new() };
-        let (mut child, group) = home.spawn(1, &mut home.command(&spec)).unwrap();
+        let (mut child, group) = home.spawn(1, home.command(&spec)).await.unwrap();
         home.set_deadline(Instant::now() + Duration::from_secs(5));
         let (deadline, groups) = read(home.register().as_fd()).unwrap();
         assert_eq!(groups, [group.pid]);

@@ -16,11 +16,7 @@ use std::{process::ExitStatus, sync::Arc, time::Duration};
 
 use serde_json::value::RawValue;
 
-use self::{
-    files::{Files, PayloadFile},
-    home::Home,
-    orders::Orders,
-};
+use self::{files::Files, home::Home, orders::Orders};
 use crate::{ClaimedJob, Failure, Session};
 
 /// Of a result, in bytes.
@@ -88,14 +84,13 @@ pub(super) struct Slot {
     number: usize,
     home: Arc<Home>,
     runs: u64,
-    payload: Option<PayloadFile>,
     handler: Option<resident::Handler>,
     starts: resident::Starts,
 }
 
 impl Slot {
     pub(super) fn new(number: usize, home: Arc<Home>) -> Slot {
-        Slot { number, home, runs: 0, payload: None, handler: None, starts: resident::Starts::default() }
+        Slot { number, home, runs: 0, handler: None, starts: resident::Starts::default() }
     }
 
     /// What its handler runs, if one waits here.
@@ -113,11 +108,6 @@ impl Slot {
     fn files(&mut self) -> Files {
         self.runs += 1;
         Files::new(self.home.dir(), &format!("{}.{}", self.number, self.runs))
-    }
-
-    fn stdin(&mut self, payload: &RawValue) -> std::io::Result<std::fs::File> {
-        let path = self.home.dir().join(format!("{}.payload", self.number));
-        files::stdin(&mut self.payload, &path, payload)
     }
 }
 
