@@ -36,7 +36,7 @@ async fn jobs_of_killed_workers_are_neither_lost_nor_doubled_and_run_again_soon(
     let mut moments: Vec<usize> = (0..kills).map(|_| chance.below(2 * jobs)).collect();
     moments.sort_unstable();
     for moment in moments {
-        until("the work goes on to the next kill", || async { ledger.lines() >= moment }).await;
+        until("the work goes on to the next kill", || async { ledger.lines().await >= moment }).await;
         let victim = workers.swap_remove(chance.below(2));
         dead.insert(victim.number, victim.kill());
         workers.push(fleet.start());
@@ -78,7 +78,7 @@ async fn what_a_killed_worker_held_runs_again_within_the_lease_a_sweep_and_two_s
     for _ in 0..kills {
         ids.extend(ledger::enqueue(&q, 40, |_| 300 + chance.below(500)).await);
         let victim = workers.swap_remove(chance.below(2));
-        until("it runs jobs", || async { ledger.open_runs(victim.number).len() >= 5 }).await;
+        until("it runs jobs", || async { ledger.open_runs(victim.number).await.len() >= 5 }).await;
         tokio::time::sleep(chance.millis(300)).await;
         dead.insert(victim.number, victim.kill());
         workers.push(fleet.start());
