@@ -116,6 +116,7 @@ impl Fleet {
         }
         let log = File::options().append(true).create(true).open(self.log()).unwrap();
         command.args(words).args(&self.args).env("DATABASE_URL", &self.url);
+        command.env("POD_NAME", number.to_string());
         command.env("FAULTS_WORKER", number.to_string()).env("RUST_LOG", self.log_level);
         let child = command.process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
         Worker { number, child }

@@ -28,6 +28,15 @@ const LEASES: &str = "
     END $$;
     CREATE TRIGGER note AFTER UPDATE OF lease_until OR DELETE ON rowlock.worker
       FOR EACH ROW EXECUTE FUNCTION public.note_lease_end()";
+/// Who held which job, and since when, by another one. A worker is named by its process, see `Fleet`.
+const CLAIMS: &str = "
+    CREATE TABLE public.claim (job uuid, lease text, process text, at timestamptz DEFAULT clock_timestamp());
+    CREATE FUNCTION public.note_claim() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+      INSERT INTO public.claim (job, lease, process) SELECT j.id, NEW.worker || '/' || NEW.id, w.name
+        FROM unnest(NEW.jobs) j, rowlock.worker w WHERE w.id = NEW.worker;
+      RETURN NULL;
+    END $$;
+    CREATE TRIGGER note AFTER INSERT ON rowlock.lease FOR EACH ROW EXECUTE FUNCTION public.note_claim()";
 
 /// One run of a job, as its handler saw it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,6 +79,7 @@ impl Ledger {
         let command = json!([python(), "-I", "-S", handler, port, user, name]);
         put_type(queue, json!({"launch": "resident", "command": command, "max_retries": 3})).await;
         queue.run(LEASES).await;
+        queue.run(CLAIMS).await;
         Ledger { db }
     }
 
@@ -219,7 +229,7 @@ pub struct Verdict {
     pub completed: usize,
     pub crash_loops: usize,
     pub extra_runs: usize,
-    /// For each run that was cut short by its process's death: until the next one began.
+    /// For each job that a process held when it died: until it ran again.
     pub recoveries: Vec<Duration>,
 }
 
@@ -252,11 +262,26 @@ pub async fn judge(db: &Db, ledger: &Ledger, jobs: &HashSet<Uuid>, dead: &HashMa
             let lease_end = lease_ends.get(&pair[0].worker_id()).copied().unwrap_or(u64::MAX);
             let free = lease_end.min(dead.get(&pair[0].worker).copied().unwrap_or(u64::MAX));
             assert!(pair[1].begin >= free, "{job} began {} ns too early: {pair:?}", free.saturating_sub(pair[1].begin));
-            if let Some(died) = dead.get(&pair[0].worker) {
-                verdict.recoveries.push(Duration::from_nanos(pair[1].begin.saturating_sub(*died)));
-            }
         }
     }
+    verdict.recoveries = recoveries(db, &runs, dead).await;
     assert!(of.is_empty(), "the ledger has jobs that nobody enqueued: {:?}", of.keys());
     verdict
+}
+
+/// From each death under a job to its next run. If the next to hold it died as well, before a run began, that one's
+/// claim is the end of the first recovery, and its death the begin of another.
+async fn recoveries(db: &Db, runs: &[Run], dead: &HashMap<u32, u64>) -> Vec<Duration> {
+    let begins: HashMap<(Uuid, &str), u64> = runs.iter().map(|r| ((r.job, &*r.lease), r.begin)).collect();
+    let sql = "SELECT job, lease, process, (extract(epoch FROM at) * 1e9)::int8 FROM public.claim ORDER BY job, at";
+    let claims = db.client.query(sql, &[]).await.unwrap();
+    let pairs = claims.windows(2).filter(|pair| pair[0].get::<_, Uuid>(0) == pair[1].get::<_, Uuid>(0));
+    let recovery = |pair: &[tokio_postgres::Row]| {
+        let died = *dead.get(&pair[0].get::<_, &str>(2).parse().unwrap())?;
+        let claimed = pair[1].get::<_, i64>(3).cast_unsigned();
+        let again = begins.get(&(pair[1].get(0), pair[1].get(1))).copied().unwrap_or(claimed);
+        // A worker that lost its lease before it died had given the job back by then.
+        (died < claimed).then(|| Duration::from_nanos(again - died))
+    };
+    pairs.filter_map(recovery).collect()
 }
