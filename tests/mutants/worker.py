@@ -9,9 +9,12 @@ Run by: make mutants. Arguments are parts of names: only mutants with one of the
 """
 import os
 import re
+import signal
 import subprocess
 import sys
+import tempfile
 import time
+import uuid
 from pathlib import Path
 from typing import NamedTuple
 
@@ -149,18 +152,33 @@ def put(name: str, content: bytes, mode: int) -> None:
 
 def cargo(words: list[str], seconds: int) -> tuple[int | None, str]:
     """The exit code, none after that time, and what it said."""
-    environment = {**os.environ, "CARGO_TARGET_DIR": str(BUILT), "CARGO_TERM_COLOR": "never"}
+    mark = str(uuid.uuid4())
+    environment = {**os.environ, "CARGO_TARGET_DIR": str(BUILT), "CARGO_TERM_COLOR": "never", "MUTANT": mark}
     command = ["cargo", "test", "--locked", "--all-features", "-j", os.environ.get("JOBS", "2"), *words]
-    process = subprocess.Popen(
-        command, cwd=COPY, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        errors="replace", start_new_session=True,
-    )
-    try:
-        said, _ = process.communicate(timeout=seconds)
-        return process.returncode, said
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, 9)
-        return None, process.communicate()[0]
+    # No pipe: what a mutant leaves behind would hold it open.
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(
+            command, cwd=COPY, env=environment, stdout=said, stderr=subprocess.STDOUT, start_new_session=True,
+        )
+        try:
+            code = process.wait(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            code = None
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        end_marked(f"MUTANT={mark}".encode())
+        said.seek(0)
+        return code, said.read().decode(errors="replace")
+
+
+def end_marked(mark: bytes) -> None:
+    """Ends what was left behind: a mutant may be one that forgets its children."""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if mark in (process / "environ").read_bytes().split(b"\0"):
+                os.kill(int(process.name), signal.SIGKILL)
+        except OSError:
+            pass
 
 
 def target(name: str) -> list[str]:
