@@ -39,8 +39,9 @@ test: ## Set up, lint, and run every test against a real Postgres
 	@$(MAKE) lint features
 	$(CARGO) test --locked --all-features --no-fail-fast -j $(JOBS)
 
-soak: ## The faults of tests/faults five times as often (ROWLOCK_SEED=n for other moments)
+soak: ## The faults of tests/faults five times as often (ROWLOCK_SEED=n for other moments), 50 scale-ins under load
 	ROWLOCK_SOAK=1 $(CARGO) test --locked --features cli -j $(JOBS) --test faults -- --nocapture
+	ROWLOCK_TEST_ROUNDS=50 $(CARGO) test --locked --features cli -j $(JOBS) --test it controller_scale -- --nocapture
 
 mutants: ## Remove guards of the worker one at a time: a test misses each (a build a guard; those of the SQL are in make test)
 	@JOBS=$(JOBS) python3 -B tests/mutants/worker.py $(ARGS)

@@ -12,12 +12,13 @@
 //! - `lead`, `ticks`: tasks beside the loop. `turn`: what the loop does.
 //! - `observe`, `rates`: one look at the database. `memory`: what is remembered of a Deployment.
 //! - [`target`]: what is scaled. [`local`]: processes of this machine. `scale_in`: none that works is stopped.
-//! - `store`: the only file that calls the controller's SQL.
+//! - `fault`: what can fail, by name. `store`: the only file that calls the controller's SQL.
 
 pub mod decide;
 pub mod decision;
 pub mod demand;
 mod explain;
+mod fault;
 pub mod history;
 mod lead;
 pub mod limits;

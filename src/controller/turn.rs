@@ -8,6 +8,7 @@ use super::{
     decide::decide,
     decision::Decision,
     demand::Current,
+    fault::Fault,
     limits::Limits,
     memory::{self, Memory},
     observe::{Observer, Seen},
@@ -59,15 +60,10 @@ impl<T: Target> Turns<T> {
             self.memories.clear();
             self.watched.clear();
         }
-        let look = self.target.look().await?;
-        self.gone.extend(look.gone);
-        if !self.gone.is_empty() {
-            let jobs = self.store.lost(epoch, &self.gone).await?;
-            tracing::debug!(replicas = self.gone.len(), jobs, "replicas have ended");
-            self.gone.clear();
-        }
-        let queues = queues(&look.deployments);
+        let deployments = self.look().await?;
+        let queues = queues(&deployments);
         if queues.is_empty() {
+            self.facts.set_replicas(Vec::new());
             return Ok(None);
         }
         let soon = self.memories.values().filter_map(Memory::start_seconds).fold(SOON, f64::max);
@@ -75,16 +71,9 @@ impl<T: Target> Turns<T> {
         let mut rows = Vec::new();
         let mut acts = Vec::new();
         let mut told = Vec::new();
-        self.memories.retain(|name, _| look.deployments.iter().any(|s| s.name == *name));
-        for scaled in &look.deployments {
-            let limits = match &scaled.limits {
-                Ok(limits) => limits,
-                Err(error) => {
-                    tracing::error!(deployment = scaled.name, %error, "not scaled");
-                    self.store.count_error(&scaled.name, "invalid_annotations").await?;
-                    continue;
-                }
-            };
+        self.memories.retain(|name, _| deployments.iter().any(|s| s.name == *name));
+        for scaled in &deployments {
+            let Ok(limits) = &scaled.limits else { continue };
             let (current, decision) = self.decide(scaled, limits, &seen).await?;
             let memory = self.memories.entry(scaled.name.clone()).or_default();
             if memory.is_news(&decision) {
@@ -101,15 +90,44 @@ impl<T: Target> Turns<T> {
         }
         self.facts.set_replicas(told);
         for (scaled, current, decision) in acts {
-            if let Err(error) = self.act(scaled, &current, &decision, &seen).await {
-                // A database that is away is the error itself, and counts nothing.
-                let _ = self.store.count_error(&scaled.name, "act").await;
+            let Err((fault, error)) = self.act(scaled, &current, &decision, &seen).await else { continue };
+            if error.is::<crate::Error>() {
+                // Of the database, which has no place for a count then. The others would fail alike.
                 return Err(error);
             }
+            // One that cannot be scaled keeps no other from it.
+            tracing::error!(deployment = scaled.name, fault = fault.name(), "{error:#}");
+            self.store.count_fault(epoch, &scaled.name, fault).await?;
         }
         let again = self.watch(seen.quiet(&queues)).await?;
         let next = self.memories.values().filter_map(|m| m.scale_in.due_in()).min();
         Ok(if again { Some(Duration::ZERO) } else { next })
+    }
+
+    /// What there is to scale. What has ended is told to the database, and what cannot be understood is counted.
+    async fn look(&mut self) -> anyhow::Result<Vec<Scaled>> {
+        let look = match self.target.look().await {
+            Ok(look) => look,
+            Err(error) => {
+                for deployment in self.memories.keys() {
+                    self.store.count_fault(self.epoch, deployment, Fault::Look).await?;
+                }
+                return Err(error);
+            }
+        };
+        self.gone.extend(look.gone);
+        if !self.gone.is_empty() {
+            let jobs = self.store.lost(self.epoch, &self.gone).await?;
+            tracing::debug!(replicas = self.gone.len(), jobs, "replicas have ended");
+            self.gone.clear();
+        }
+        for scaled in &look.deployments {
+            if let Err(error) = &scaled.limits {
+                tracing::error!(deployment = scaled.name, %error, "not scaled");
+                self.store.count_fault(self.epoch, &scaled.name, Fault::InvalidAnnotations).await?;
+            }
+        }
+        Ok(look.deployments)
     }
 
     async fn decide(&mut self, scaled: &Scaled, limits: &Limits, seen: &Seen) -> anyhow::Result<(Current, Decision)> {
@@ -131,9 +149,11 @@ impl<T: Target> Turns<T> {
         current: &Current,
         decision: &Decision,
         seen: &Seen,
-    ) -> anyhow::Result<()> {
+    ) -> Result<(), (Fault, anyhow::Error)> {
+        let stop = |error| (Fault::Stop, error);
         let Some(memory) = self.memories.get_mut(&scaled.name) else { return Ok(()) };
-        let stopped = memory.scale_in.finish(&self.store, self.epoch, &mut self.target, &scaled.name).await?;
+        let stopped =
+            memory.scale_in.finish(&self.store, self.epoch, &mut self.target, &scaled.name).await.map_err(stop)?;
         if stopped > 0 {
             tracing::info!(deployment = scaled.name, stopped, "idle replicas are stopped");
         }
@@ -150,12 +170,13 @@ impl<T: Target> Turns<T> {
             );
             // Those on their way out are there still, and do not count.
             let leaving = u32::try_from(scaled.replicas.len()).unwrap_or(u32::MAX).saturating_sub(current.replicas);
-            return self.target.grow(&scaled.name, decision.wanted.saturating_add(leaving)).await;
+            let to = decision.wanted.saturating_add(leaving);
+            return self.target.grow(&scaled.name, to).await.map_err(|error| (Fault::Grow, error));
         }
         if !memory.scale_in.is_under_way() {
             let chosen = scale_in::choose(scaled, &seen.workers, decision.current - decision.wanted);
             if !chosen.is_empty() {
-                let marked = memory.scale_in.begin(&self.store, self.epoch, chosen).await?;
+                let marked = memory.scale_in.begin(&self.store, self.epoch, chosen).await.map_err(stop)?;
                 tracing::info!(
                     deployment = scaled.name,
                     from = decision.current,

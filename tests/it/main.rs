@@ -5,6 +5,8 @@
 mod api;
 mod bad_input;
 mod cli;
+mod controller_away;
+mod controller_faults;
 mod controller_lead;
 mod controller_scale;
 mod controller_schedule;

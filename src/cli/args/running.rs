@@ -87,7 +87,7 @@ pub(in crate::cli) struct Dev {
 #[derive(Subcommand)]
 pub(in crate::cli) enum SchedulesCommand {
     List,
-    /// Check a catalogue file and load its schedules.
+    /// Check a catalogue file, and add or replace its schedules; others stay.
     Apply {
         /// YAML; - is standard input.
         #[arg(short, long, env = "ROWLOCK_SCHEDULES")]
@@ -98,6 +98,10 @@ pub(in crate::cli) enum SchedulesCommand {
         name: String,
     },
     Disable {
+        name: String,
+    },
+    /// Forget it; what it enqueued runs.
+    Remove {
         name: String,
     },
     /// Enqueue its job now, beside its ticks.
