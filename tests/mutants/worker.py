@@ -85,7 +85,7 @@ MUTANTS = [
     ),
     Mutant(
         "a drained worker claims", "src/worker/life.rs",
-        "self.draining.is_some() || self.beats.borrow().draining", "false",
+        "let free = if draining { 0 } else { self.slots.len() };", "let free = self.slots.len();",
         "it", "worker_shutdown::a_job_that_ends_within_the_grace_is_completed_and_no_other_is_claimed",
     ),
     Mutant(
