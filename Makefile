@@ -15,7 +15,7 @@ CARGO := cargo
 ROWLOCK := target/release/rowlock
 STATIC := x86_64-unknown-linux-musl
 
-.PHONY: help setup build static demo test soak lint features bench verify
+.PHONY: help setup build static demo test soak mutants lint features bench verify
 
 help: ## Show this
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-9s %s\n", $$1, $$2 }'
@@ -42,6 +42,9 @@ test: ## Set up, lint, and run every test against a real Postgres
 soak: ## The faults of tests/faults five times as often (ROWLOCK_SEED=n for other moments), 50 scale-ins under load
 	ROWLOCK_SOAK=1 $(CARGO) test --locked --features cli -j $(JOBS) --test faults -- --nocapture
 	ROWLOCK_TEST_ROUNDS=50 $(CARGO) test --locked --features cli -j $(JOBS) --test it controller_scale -- --nocapture
+
+mutants: ## Remove guards of the worker one at a time: a test misses each (a build a guard; those of the SQL are in make test)
+	@JOBS=$(JOBS) python3 -B tests/mutants/worker.py $(ARGS)
 
 lint: ## Format, clippy and rustdoc, warnings refused
 	$(CARGO) fmt --check
