@@ -98,6 +98,11 @@ impl Slot {
         self.handler.as_ref().map(resident::Handler::spec)
     }
 
+    /// Whether the guardian has killed what ran here.
+    pub(super) fn is_killed(&self) -> bool {
+        self.home.is_killed()
+    }
+
     /// Ends the handler, if there is one.
     pub(super) async fn close(mut self) {
         if let Some(handler) = self.handler.take() {
