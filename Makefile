@@ -13,9 +13,14 @@ ARGS ?=
 
 CARGO := cargo
 ROWLOCK := target/release/rowlock
-STATIC := x86_64-unknown-linux-musl
+# For the other machines: make image STATIC=aarch64-unknown-linux-musl, with gcc-aarch64-linux-gnu installed.
+STATIC ?= x86_64-unknown-linux-musl
+STATIC_CC := $(if $(filter x86_64-%,$(STATIC)),musl-gcc,$(firstword $(subst -, ,$(STATIC)))-linux-gnu-gcc)
+# The image's name, and the archive it is written to.
+IMAGE ?= rowlock.test/rowlock:dev
+OUT ?= target/rowlock-image.tar
 
-.PHONY: help setup build static demo test soak lint features bench verify
+.PHONY: help setup build static image demo test soak lint features bench verify
 
 help: ## Show this
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-9s %s\n", $$1, $$2 }'
@@ -28,8 +33,15 @@ build: setup ## Build the program, optimized: target/release/rowlock
 
 static: setup ## Build it without any library, for any container: target/x86_64-unknown-linux-musl
 	@rustup target add $(STATIC) 2>/dev/null
-	@CC_$(subst -,_,$(STATIC))=musl-gcc $(CARGO) build --locked --release --features cli --target $(STATIC) -j $(JOBS)
-	@tests/static.sh target/$(STATIC)/release/rowlock
+	@CC_$(subst -,_,$(STATIC))=$(STATIC_CC) $(if $(filter x86_64-%,$(STATIC)),,CARGO_TARGET_$(subst -,_,$(shell tr a-z A-Z <<<$(STATIC)))_LINKER=rust-lld) \
+	  $(CARGO) build --locked --release --features cli --target $(STATIC) -j $(JOBS)
+	@if [[ $(STATIC) == $$(uname -m)-* ]]; then tests/static.sh target/$(STATIC)/release/rowlock; fi
+
+image: static ## Build a container image without a container engine (IMAGE=name:tag OUT=archive)
+	@VERSION=$$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1) \
+	REVISION=$$(git rev-parse HEAD)$$(git diff --quiet HEAD || echo -dirty) \
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) SOURCE=$${SOURCE-$$(git remote get-url origin | grep ^https:// || true)} \
+	scripts/image.py target/$(STATIC)/release/rowlock $(IMAGE) $(OUT)
 
 demo: build ## Run real jobs over the files of a directory (DIR=.) and check every result
 	@scripts/demo.sh "$$DIR"
