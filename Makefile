@@ -20,7 +20,7 @@ STATIC_CC := $(if $(filter x86_64-%,$(STATIC)),musl-gcc,$(firstword $(subst -, ,
 IMAGE ?= rowlock.test/rowlock:dev
 OUT ?= target/rowlock-image.tar
 
-.PHONY: help setup build static image demo test soak lint features bench verify
+.PHONY: help setup build static image demo test soak lint features bench chart verify
 
 help: ## Show this
 	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-9s %s\n", $$1, $$2 }'
@@ -69,6 +69,10 @@ bench: build ## Speed as ratios, on a server in memory or a migrated DATABASE_UR
 	@$(ROWLOCK) bench $(ARGS) -o json
 	@$(ROWLOCK) bench --launch --clients 16 -o json
 
-verify: lint ## Lint, licences, and that generated files are as generated (none yet)
+chart: ## Write what is made from the Helm chart: its README, manifests/, tests/chart/golden
+	@scripts/chart.sh
+
+verify: lint ## Lint, licences, the chart, and that generated files are as generated
+	@tests/chart/check
 	@if type -P cargo-deny >/dev/null; then $(CARGO) deny check bans licenses sources; \
 	else echo "verify: cargo-deny is not installed, licences not checked" >&2; fi

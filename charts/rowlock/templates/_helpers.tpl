@@ -42,7 +42,9 @@ namespace: {{ $root.Release.Namespace }}
 labels:
   {{- include "rowlock.labels" (list $root (index . 1)) | nindent 2 }}
   {{- if gt (len .) 4 }}
-  {{- toYaml (index . 4) | nindent 2 }}
+  {{- with index . 4 }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
   {{- end }}
 {{- $annotations := merge (dict) $root.Values.commonAnnotations }}
 {{- if gt (len .) 3 }}{{ $annotations = merge (dict) (index . 3) $annotations }}{{ end }}
@@ -100,5 +102,20 @@ annotations:
   valueFrom: {fieldRef: {fieldPath: metadata.uid}}
 {{- with concat $root.Values.extraEnv (default list (index . 2)) }}
 {{ toYaml . }}
+{{- end }}
+{{- end }}
+
+{{/* The certificate by which the database is known, if one is given: where it is, and what it is made of. */}}
+{{- define "rowlock.ca.mount" -}}
+{{- if .Values.database.caSecret -}}
+- {name: database-ca, mountPath: /etc/rowlock/tls, readOnly: true}
+{{- end }}
+{{- end }}
+{{- define "rowlock.ca.volume" -}}
+{{- with .Values.database.caSecret -}}
+- name: database-ca
+  secret:
+    secretName: {{ . }}
+    items: [{key: ca.crt, path: ca.crt}]
 {{- end }}
 {{- end }}

@@ -39,7 +39,7 @@ readinessProbe:
   {{- toYaml (default (dict "httpGet" (dict "path" "/readyz" "port" "http") "periodSeconds" 5 "timeoutSeconds" 5) .readinessProbe) | nindent 2 }}
 {{- end }}
 
-{{/* In the demo: wait for what a Pod needs of the database. Argument: [root, an SQL statement that succeeds then] */}}
+{{/* In the demo: wait for what a Pod needs of the database. Argument: [root, an SQL statement that answers t then] */}}
 {{- define "rowlock.demo.wait" -}}
 {{- $root := index . 0 -}}
 {{- with $root.Values.demo.postgres -}}
@@ -49,7 +49,7 @@ imagePullPolicy: {{ .pullPolicy }}
 command:
   - sh
   - -c
-  - for i in $(seq 600); do psql -qtAX -c "{{ index $ 1 }}" >/dev/null 2>&1 && exit; sleep 0.1; done; echo "no demo database within 60 s" >&2; exit 1
+  - for i in $(seq 600); do [ "$(psql -qtAX -c "{{ index $ 1 }}" 2>/dev/null)" = t ] && exit; sleep 0.1; done; echo "no demo database within 60 s" >&2; exit 1
 env:
   - {name: PGHOST, value: {{ include "rowlock.fullname" $root }}-demo-postgres}
   - {name: PGUSER, value: rowlock}
@@ -74,4 +74,8 @@ env:
   {{- end }}
 resources:
   {{- toYaml .Values.migrations.resources | nindent 2 }}
+{{- with include "rowlock.ca.mount" . }}
+volumeMounts:
+  {{- . | nindent 2 }}
+{{- end }}
 {{- end }}
