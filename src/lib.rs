@@ -8,6 +8,7 @@
 //! - [`queue`]: the client, [`JobQueue`]. [`typed`]: jobs as Rust types.
 //! - [`session`]: a worker's side of the SQL: claim, complete, fail. `hints`: how it scans.
 //! - `listen`, `keeper`: LISTEN, and the keeper's rounds, for those that look for jobs.
+//! - `cluster`: the only way to the Kubernetes API.
 //! - `metrics`, `http`: what is told of all that.
 //! - `worker`, `controller`, `cli`, `local_postgres`, `bench`, `simulate`: the program, behind the feature `cli`.
 //!
@@ -27,6 +28,8 @@ pub mod typed;
 pub mod bench;
 #[cfg(feature = "cli")]
 pub mod cli;
+#[cfg(feature = "cli")]
+pub mod cluster;
 #[cfg(feature = "cli")]
 pub mod controller;
 #[cfg(feature = "cli")]

@@ -7,6 +7,15 @@ use super::launch::orders::{Order, Why};
 /// What a job has to end in when a second signal came.
 const HURRY: Duration = Duration::from_secs(1);
 
+/// A worker that is marked and then not told to end was forgotten: it ends by itself, and begins anew where its
+/// container does. In a Pod it must not do so sooner: the next one would claim jobs while the Pod is taken away.
+const FORGOTTEN: Duration = Duration::from_secs(60);
+
+/// Whether a worker without a job ends: it was told to, or it was marked and nobody came.
+pub(super) fn leaves(told: Option<Instant>, marked: Option<Instant>, now: Instant) -> bool {
+    told.is_some() || marked.is_some_and(|since| now.saturating_duration_since(since) >= FORGOTTEN)
+}
+
 /// What is ordered to the jobs that still run, or how long to wait with it.
 pub(super) fn order(since: Instant, grace: Duration, hurried: bool, now: Instant) -> Result<Order, Duration> {
     let (stop_at, kill_at) = last_calls(since, grace);
@@ -36,6 +45,14 @@ fn last_calls(since: Instant, grace: Duration) -> (Instant, Instant) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_marked_worker_waits_to_be_told_but_not_for_ever() {
+        let now = Instant::now();
+        assert!(leaves(Some(now), None, now));
+        assert!(!leaves(None, Some(now), now + FORGOTTEN / 2));
+        assert!(leaves(None, Some(now), now + FORGOTTEN));
+    }
 
     #[test]
     fn within_the_grace_jobs_may_end_then_are_asked_then_killed_then_handed_back() {

@@ -28,7 +28,8 @@ const ANSWER: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone)]
 pub(super) struct Beat {
     pub deadline: Instant,
-    pub draining: bool,
+    /// Marked by the controller, and since when.
+    pub draining: Option<Instant>,
     pub cancelled: Vec<Uuid>,
     pub lost: bool,
 }
@@ -67,7 +68,7 @@ pub(super) fn heartbeat(
     let deadline = asked + lease;
     home.set_deadline(deadline);
     facts.tick(asked);
-    let (beat, beats) = watch::channel(Beat { deadline, draining: false, cancelled: Vec::new(), lost: false });
+    let (beat, beats) = watch::channel(Beat { deadline, draining: None, cancelled: Vec::new(), lost: false });
     let task = tokio::spawn(async move {
         // Cancellations are heard of here, so the beat is quicker than the lease alone asks for.
         let usual = (lease / 3).min(Duration::from_secs(1));
@@ -84,7 +85,7 @@ pub(super) fn heartbeat(
                     home.set_deadline(h.deadline);
                     beat.send_modify(|b| {
                         b.deadline = h.deadline;
-                        b.draining = h.draining;
+                        b.draining = h.draining.then(|| b.draining.unwrap_or_else(Instant::now));
                         b.cancelled = h.cancelled;
                     });
                 }
@@ -164,7 +165,7 @@ mod tests {
     use super::*;
 
     fn beat(deadline: Instant) -> Beat {
-        Beat { deadline, draining: false, cancelled: Vec::new(), lost: false }
+        Beat { deadline, draining: None, cancelled: Vec::new(), lost: false }
     }
 
     #[test]

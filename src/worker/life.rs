@@ -137,11 +137,12 @@ impl Life<'_> {
                 tracing::info!(running = self.running.len(), "draining");
                 self.draining = Some(Instant::now());
             }
-            let draining = self.draining.is_some() || self.beats.borrow().draining;
+            let marked = self.beats.borrow().draining;
+            let draining = self.draining.is_some() || marked.is_some();
             self.gather().await;
             let claimed = self.flush(draining).await?;
             let idle = self.running.is_empty() && self.ends.is_empty();
-            if idle && (draining || self.is_empty(claimed)) {
+            if idle && (drain::leaves(self.draining, marked, Instant::now()) || self.is_empty(claimed)) {
                 return Ok(());
             }
             if claimed > 0 {
