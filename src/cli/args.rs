@@ -11,7 +11,7 @@ use chrono::{DateTime, Utc};
 use clap::{Parser, Subcommand, ValueEnum};
 use uuid::Uuid;
 
-pub(super) use self::running::{Controller, Dev, Explain, LogFormat, SchedulesCommand, Serve, Worker};
+pub(super) use self::running::{Controller, Dev, Explain, LogFormat, Place, SchedulesCommand, Serve, Worker};
 use crate::simulate::Shape;
 
 /// A job queue in PostgreSQL.
@@ -41,7 +41,7 @@ pub(super) enum Format {
 pub(super) enum Command {
     /// A private Postgres and workers on this machine.
     Dev(Dev),
-    /// Lead: schedules, rescue, decisions; outside a cluster all but scaling.
+    /// Lead: scale Deployments, rescue, schedules; outside a cluster all but scaling.
     Controller(Controller),
     /// Work jobs.
     Worker(Worker),

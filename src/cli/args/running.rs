@@ -115,8 +115,24 @@ pub(in crate::cli) struct Explain {
     pub last: i64,
 }
 
+/// Which cluster, and what of it.
+#[derive(clap::Args)]
+pub(in crate::cli) struct Place {
+    /// A kubeconfig; by default the one KUBECONFIG names, or the cluster this runs in.
+    #[arg(long, env = "ROWLOCK_KUBECONFIG", value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// A context of the kubeconfig.
+    #[arg(long, env = "ROWLOCK_CONTEXT")]
+    pub context: Option<String>,
+    /// The namespace; by default the context's, or the one this runs in.
+    #[arg(short, long, env = "ROWLOCK_NAMESPACE")]
+    pub namespace: Option<String>,
+}
+
 #[derive(clap::Args)]
 pub(in crate::cli) struct Controller {
+    #[command(flatten)]
+    pub place: Place,
     /// How long the leadership lasts without a sign of life.
     #[arg(long, env = "ROWLOCK_LEADER_LEASE", value_parser = pause, default_value = "15s")]
     pub lease: Duration,
