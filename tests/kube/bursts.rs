@@ -54,7 +54,7 @@ async fn bursts_by_sql_bring_workers_at_once_and_then_they_go() {
     eventually("it is back at zero", || async { size() == 0 && lab.workers().await == 0 }).await;
     rises.sort();
     println!(
-        "0 -> {most} -> 0; the scale patch was seen {:?} (median), {:?} (p99) after the commit",
+        "0 -> {most:?} -> 0; the scale patch was seen {:?} (median), {:?} (p99) after the commit",
         rises[5], rises[9]
     );
     let odd: i64 =

@@ -65,7 +65,7 @@ async fn an_evicted_pod_gives_its_job_back() {
 async fn a_worker_that_is_killed_for_its_memory_gives_its_jobs_back() {
     let lab = Lab::new("oom").await;
     lab.job_type("t", 60_000, true).await;
-    lab.deployment("mail", "default", 60, json!({"rowlock.dev/pin-replicas": "1"}), "96Mi").await;
+    lab.deployment("mail", "default", 60, json!({"rowlock.dev/pin-replicas": "1"}), "48Mi").await;
     let _controller = lab.controller(None, "rowlock=debug");
     eventually("a worker is there", || async { lab.workers().await == 1 }).await;
     let before: String = lab.one("SELECT max(identity) FROM rowlock.workers", &[]).await;

@@ -52,7 +52,6 @@ fn server() -> &'static (LocalPostgres, String) {
 
 pub struct Lab {
     pub namespace: String,
-    pub queue: JobQueue,
     /// For this process; Pods have their own.
     pub url: String,
     pods_url: String,
@@ -97,7 +96,7 @@ impl Lab {
         queue.migrate().await.unwrap();
         let (sql, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
         tokio::spawn(connection);
-        Lab { namespace, queue, url, pods_url, sql, client }
+        Lab { namespace, url, pods_url, sql, client }
     }
 
     /// Starts one, with this kubeconfig or the usual one.
