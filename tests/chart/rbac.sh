@@ -34,6 +34,9 @@ POST /api/v1/namespaces/NS/serviceaccounts/PRE-controller/token
 POST /apis/apps/v1/namespaces/NS/deployments
 PATCH /apis/apps/v1/namespaces/NS/deployments/PRE-demo
 PUT /apis/apps/v1/namespaces/NS/deployments/PRE-demo
+PUT /apis/apps/v1/namespaces/NS/deployments/PRE-demo/scale
+GET /api/v1/namespaces/NS/pods/x
+DELETE /api/v1/namespaces/NS/pods/x
 DELETE /apis/apps/v1/namespaces/NS/deployments/PRE-demo
 GET /apis/apps/v1/namespaces/NS/replicasets
 GET /apis/apps/v1/namespaces/NS/statefulsets
@@ -58,7 +61,6 @@ needed() {
   sed "s/NS/$1/; s/PRE/$2/" <<'END'
 200 GET /apis/apps/v1/namespaces/NS/deployments
 200 GET /apis/apps/v1/namespaces/NS/deployments?watch=true&timeoutSeconds=1
-200 GET /apis/apps/v1/namespaces/NS/deployments/PRE-demo
 200 GET /apis/apps/v1/namespaces/NS/deployments/PRE-demo/scale
 200 PATCH /apis/apps/v1/namespaces/NS/deployments/PRE-demo/scale
 200 GET /api/v1/namespaces/NS/pods

@@ -3,36 +3,33 @@
 # What is scaled: found by its label, changed by its scale only.
 - apiGroups: [apps]
   resources: [deployments]
-  verbs: [get, list, watch]
+  verbs: [list, watch]
 - apiGroups: [apps]
   resources: [deployments/scale]
-  verbs: [get, patch, update]
-# Whether workers live; patch is for the deletion cost of those that may go; delete for Pods of jobs without a lease.
+  verbs: [get, patch]
+# Whether workers live; patch is for the deletion cost of those that may go.
 - apiGroups: [""]
   resources: [pods]
-  verbs: [get, list, watch, patch, delete]
+  verbs: [list, watch, patch]
 # The catalogue.
 - apiGroups: [""]
   resources: [configmaps]
-  verbs: [get, list, watch]
+  verbs: [list, watch]
 - apiGroups: [events.k8s.io]
   resources: [events]
-  verbs: [create, patch]
+  verbs: [create]
 {{- end }}
 
 {{- define "rowlock.rules.launcher" -}}
 # A Pod per job: made, watched, its log's tail read, deleted.
 - apiGroups: [""]
   resources: [pods]
-  verbs: [get, list, watch, create, patch, delete]
+  verbs: [get, list, watch, create, delete]
 - apiGroups: [""]
   resources: [pods/log]
   verbs: [get]
-# The payload, as a file of that Pod.
+# The payload, as a file of that Pod; it goes with the Pod that owns it.
 - apiGroups: [""]
   resources: [secrets]
-  verbs: [create, delete]
-- apiGroups: [events.k8s.io]
-  resources: [events]
-  verbs: [create, patch]
+  verbs: [create]
 {{- end }}
