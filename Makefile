@@ -20,10 +20,10 @@ STATIC_CC := $(if $(filter x86_64-%,$(STATIC)),musl-gcc,$(firstword $(subst -, ,
 IMAGE ?= rowlock.test/rowlock:dev
 OUT ?= target/rowlock-image.tar
 
-.PHONY: help setup build static image demo test soak lint features bench chart verify
+.PHONY: help setup build static image demo test test-cluster soak lint features bench chart verify
 
 help: ## Show this
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-9s %s\n", $$1, $$2 }'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
 
 setup: ## Install what is missing: PostgreSQL's server, on Debian
 	@scripts/setup.sh
@@ -31,7 +31,8 @@ setup: ## Install what is missing: PostgreSQL's server, on Debian
 build: setup ## Build the program, optimized: target/release/rowlock
 	@$(CARGO) build --locked --release --features cli -j $(JOBS)
 
-static: setup ## Build it without any library, for any container: target/x86_64-unknown-linux-musl
+static: ## Build it without any library, for any container: target/x86_64-unknown-linux-musl
+	@scripts/setup.sh --static
 	@rustup target add $(STATIC) 2>/dev/null
 	@CC_$(subst -,_,$(STATIC))=$(STATIC_CC) $(if $(filter x86_64-%,$(STATIC)),,CARGO_TARGET_$(subst -,_,$(shell tr a-z A-Z <<<$(STATIC)))_LINKER=rust-lld) \
 	  $(CARGO) build --locked --release --features cli --target $(STATIC) -j $(JOBS)
@@ -46,10 +47,19 @@ image: static ## Build a container image without a container engine (IMAGE=name:
 demo: build ## Run real jobs over the files of a directory (DIR=.) and check every result
 	@scripts/demo.sh "$$DIR"
 
-test: ## Set up, lint, and run every test against a real Postgres
+test: ## Set up, lint, and run every test against a real Postgres, and on a cluster where there can be one
 	@scripts/setup.sh --test
 	@$(MAKE) lint features
 	$(CARGO) test --locked --all-features --no-fail-fast -j $(JOBS)
+	@missing=$${KUBECONFIG:+$${ROWLOCK_LOAD_IMAGE:+given}}; [ -n "$$missing" ] || missing=$$(tests/cluster/missing); \
+	if [ -z "$$missing" ] || [ "$$missing" = given ]; then $(MAKE) test-cluster; \
+	else printf '%s\n' '' "*** NOT TESTED: nothing ran on a cluster, for $$missing." \
+	  "*** Give one by KUBECONFIG and ROWLOCK_LOAD_IMAGE, see tests/cluster/test." '' >&2; fi
+
+# cgroup v1, Debian, root and Go bring a cluster up in ten minutes the first time, in ten seconds after that.
+test-cluster: static ## The tests that need a Kubernetes cluster: a given KUBECONFIG's, or one that is brought up here
+	@tests/chart/check
+	@tests/cluster/test target/$(STATIC)/release/rowlock
 
 soak: ## The faults of tests/faults five times as often (ROWLOCK_SEED=n for other moments)
 	ROWLOCK_SOAK=1 $(CARGO) test --locked --features cli -j $(JOBS) --test faults -- --nocapture
