@@ -8,7 +8,7 @@ use super::{
 use crate::{
     JobQueue,
     cluster::{Cluster, ClusterOptions, Events},
-    controller::{self, kubernetes::Deployments},
+    controller::{self, configmaps::Source, kubernetes::Deployments},
     metrics::Facts,
 };
 
@@ -18,7 +18,8 @@ pub(super) async fn run(queue: JobQueue, args: Controller) -> anyhow::Result<()>
     let cluster = Cluster::find(&options(&args.place)).await?;
     let facts = Facts::new("controller");
     let _served = serve::http(&args.serve, &queue, &facts).await?;
-    let options = controller::Options { lease: args.lease, tick: args.tick, listen_url: args.listen_url, facts };
+    let mut options =
+        controller::Options { lease: args.lease, tick: args.tick, listen_url: args.listen_url, facts, catalog: None };
     let Some(cluster) = cluster else {
         output::message("no cluster: schedules, rescue and keeping; nothing is scaled");
         controller::run(queue, (), options, stop.drain).await?;
@@ -26,6 +27,7 @@ pub(super) async fn run(queue: JobQueue, args: Controller) -> anyhow::Result<()>
     };
     tracing::info!(namespace = cluster.namespace(), "scaling Deployments");
     let events = Events::new(cluster.clone(), "controller");
+    options.catalog = Some(Source { cluster: cluster.clone(), events: events.clone() });
     let target = Deployments::watch(cluster, events);
     controller::run(queue, target, options, stop.drain).await?;
     Ok(())

@@ -9,7 +9,6 @@ mod dev;
 mod doctor;
 mod exit;
 mod explain;
-mod fields;
 mod install;
 mod jobs;
 mod migrate;
@@ -102,7 +101,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
         }
         Command::Types { command: TypesCommand::Apply { file } } => {
             let types = catalog::read(&file)?.types;
-            catalog::apply(&connect().await?, &types).await?;
+            crate::controller::catalog::apply(&connect().await?, &types, &[]).await?;
             output::message(&format!("applied {} types", types.len()));
             Ok(())
         }

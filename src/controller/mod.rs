@@ -12,8 +12,11 @@
 //! - `lead`, `ticks`: tasks beside the loop. `turn`: what the loop does.
 //! - `observe`, `rates`: one look at the database. `memory`: what is remembered of a Deployment.
 //! - [`target`]: what is scaled. [`local`]: processes of this machine. [`kubernetes`]: Deployments. `scale_in`: none that works is stopped.
+//! - `catalog`: job types and schedules as a file has them. [`configmaps`]: the same from a cluster.
 //! - `store`: the only file that calls the controller's SQL.
 
+pub(crate) mod catalog;
+pub mod configmaps;
 pub mod decide;
 pub mod decision;
 pub mod demand;
@@ -66,6 +69,8 @@ pub struct Options {
     pub listen_url: Option<String>,
     /// Where it leaves what it knows of itself, for [`crate::http`].
     pub facts: Facts,
+    /// The cluster whose labelled ConfigMaps are the catalogue.
+    pub catalog: Option<configmaps::Source>,
 }
 
 impl Default for Options {
@@ -75,6 +80,7 @@ impl Default for Options {
             tick: Duration::from_secs(1),
             listen_url: None,
             facts: Facts::new("controller"),
+            catalog: None,
         }
     }
 }
@@ -108,6 +114,9 @@ pub async fn run<T: Target>(queue: JobQueue, target: T, options: Options, end: C
     };
     tasks.spawn(keeper::keep(round, end.clone()));
     tasks.spawn(ticks::tick(store.clone(), reign.clone(), end.clone()));
+    if let Some(source) = options.catalog {
+        tasks.spawn(configmaps::sync(store.clone(), source, reign.clone(), end.clone()));
+    }
     tasks.close();
     let mut turns = Turns::new(store, target, options.facts);
     run_turns(&mut turns, reign, &wake, options.tick, &end).await;

@@ -1,15 +1,12 @@
 //! Taking replicas away without taking one that works: idle workers are marked as draining in Postgres, looked at
 //! once more a moment later, and only those that are idle still are stopped.
 
-use std::{
-    collections::HashMap,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
 use super::{
-    observe::WorkerRow,
+    observe::Workers,
     store::Store,
     target::{Scaled, Target},
 };
@@ -48,18 +45,16 @@ impl Chosen {
 }
 
 /// As many as are too many: first those without a worker, then idle ones, the latest ordered first.
-pub(super) fn choose(scaled: &Scaled, workers: &[WorkerRow], too_many: u32) -> Chosen {
-    let mut by_key: HashMap<&str, Vec<&WorkerRow>> = HashMap::new();
-    workers.iter().for_each(|w| by_key.entry(w.key()).or_default().push(w));
+pub(super) fn choose(scaled: &Scaled, workers: &Workers<'_>, too_many: u32) -> Chosen {
     let mut replicas: Vec<_> = scaled.replicas.iter().collect();
     replicas.sort_by_key(|r| std::cmp::Reverse(r.ordered));
     let mut left = too_many as usize;
     let mut chosen = Chosen::default();
-    let without = replicas.iter().filter(|r| !by_key.contains_key(r.key.as_str()));
+    let without = replicas.iter().filter(|r| workers.of(&r.key).is_empty());
     chosen.unstarted = without.take(left).map(|r| r.key.clone()).collect();
     left -= chosen.unstarted.len();
-    let idle = replicas.iter().filter_map(|r| match by_key.get(r.key.as_str()).map(Vec::as_slice) {
-        Some([w]) if w.running == 0 && !w.draining => Some((w.id, r.key.clone())),
+    let idle = replicas.iter().filter_map(|r| match workers.of(&r.key) {
+        [w] if w.running == 0 && !w.draining => Some((w.id, r.key.clone())),
         _ => None,
     });
     chosen.idle = idle.take(left).collect();
@@ -94,7 +89,7 @@ impl ScaleIn {
         epoch: i64,
         target: &mut T,
         scaled: &Scaled,
-        workers: &[WorkerRow],
+        workers: &Workers<'_>,
     ) -> anyhow::Result<usize> {
         if self.due_in() != Some(Duration::ZERO) {
             return Ok(0);
@@ -103,7 +98,7 @@ impl ScaleIn {
         // One that ended meanwhile is nobody's to stop, and one that has started may have a job.
         let there = |key: &String| scaled.replicas.iter().any(|r| r.key == *key);
         self.leaving.idle.retain(|(_, key)| there(key));
-        self.leaving.unstarted.retain(|key| there(key) && !workers.iter().any(|w| w.key() == key));
+        self.leaving.unstarted.retain(|key| there(key) && workers.of(key).is_empty());
         let idle = store.drained(epoch, &self.leaving.ids()).await?;
         self.leaving.idle.retain(|(id, _)| idle.contains(id));
         let keys = self.leaving.keys();
@@ -121,7 +116,7 @@ impl ScaleIn {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::controller::{limits::Limits, target::Replica};
+    use crate::controller::{limits::Limits, observe::WorkerRow, target::Replica};
 
     #[test]
     fn only_idle_ones_are_chosen_the_latest_first() {
@@ -138,12 +133,12 @@ mod tests {
         };
         // r4 has no worker yet, r3 is busy, r0 drains already.
         let workers = [worker(0, 0, true), worker(1, 0, false), worker(2, 0, false), worker(3, 1, false)];
-        let keys = |too_many| choose(&scaled, &workers, too_many).keys();
+        let keys = |too_many| choose(&scaled, &Workers::new(&workers), too_many).keys();
         assert_eq!(keys(5), ["r4", "r2", "r1"]);
         assert_eq!(keys(2), ["r4", "r2"]);
         assert_eq!(keys(1), ["r4"]);
         // One that lost its lease and registered anew has two rows for a moment: whose job is it?
         let twice = [worker(1, 0, false), worker(1, 0, false)];
-        assert!(choose(&scaled, &twice, 5).idle.is_empty());
+        assert!(choose(&scaled, &Workers::new(&twice), 5).idle.is_empty());
     }
 }

@@ -14,7 +14,7 @@ use super::{
     demand::Current,
     limits::{InvalidLimits, Limits},
     memory::{self, Memory},
-    observe::{Observer, Seen, WorkerRow},
+    observe::{Observer, Seen, Workers},
     scale_in,
     store::Store,
     target::{News, Scaled, Target},
@@ -85,14 +85,15 @@ impl<T: Target> Turns<T> {
         }
         let soon = self.memories.values().filter_map(Memory::start_seconds).fold(SOON, f64::max);
         let seen = self.observer.look(&self.store, &queues, soon).await?;
-        self.bury(&look.anew, &seen).await?;
+        let workers = Workers::new(&seen.workers);
+        self.bury(&look.anew, &workers).await?;
         let mut rows = Vec::new();
         let mut acts = Vec::new();
         let mut told = Vec::new();
         self.memories.retain(|name, _| look.deployments.iter().any(|s| s.name == *name));
         for scaled in &look.deployments {
             let Ok(limits) = &scaled.limits else { continue };
-            let (current, decision) = self.decide(scaled, limits, &seen).await?;
+            let (current, decision) = self.decide(scaled, limits, &seen, &workers).await?;
             let memory = self.memories.entry(scaled.name.clone()).or_default();
             if memory.is_news(&decision) {
                 rows.push(memory::row(&scaled.name, &decision)?);
@@ -108,7 +109,7 @@ impl<T: Target> Turns<T> {
         }
         self.facts.set_replicas(told);
         for (scaled, current, decision) in acts {
-            match self.act(scaled, &current, &decision, &seen).await {
+            match self.act(scaled, &current, &decision, &workers).await {
                 // A database that is away counts nothing, and the next Deployment would not fare better.
                 Err(error) if error.is::<Error>() => return Err(error),
                 Err(error) => {
@@ -139,11 +140,12 @@ impl<T: Target> Turns<T> {
     }
 
     /// Ends the leases of workers whose place began anew after they started.
-    async fn bury(&mut self, anew: &[(String, DateTime<Utc>)], seen: &Seen) -> anyhow::Result<()> {
-        let dead = |w: &&WorkerRow| {
-            anew.iter().any(|(key, at)| w.key() == key && w.started().is_some_and(|started| started < *at))
+    async fn bury(&mut self, anew: &[(String, DateTime<Utc>)], workers: &Workers<'_>) -> anyhow::Result<()> {
+        let of = |(key, at): &(String, DateTime<Utc>)| {
+            let dead = workers.of(key).iter().filter(|w| w.started().is_some_and(|started| started < *at));
+            dead.map(|w| w.identity.clone()).collect::<Vec<_>>()
         };
-        let identities: Vec<String> = seen.workers.iter().filter(dead).map(|w| w.identity.clone()).collect();
+        let identities: Vec<String> = anew.iter().flat_map(of).collect();
         if !identities.is_empty() {
             let jobs = self.store.lost(self.epoch, &identities).await?;
             tracing::info!(workers = identities.len(), jobs, "workers have ended in replicas that began anew");
@@ -151,11 +153,17 @@ impl<T: Target> Turns<T> {
         Ok(())
     }
 
-    async fn decide(&mut self, scaled: &Scaled, limits: &Limits, seen: &Seen) -> anyhow::Result<(Current, Decision)> {
+    async fn decide(
+        &mut self,
+        scaled: &Scaled,
+        limits: &Limits,
+        seen: &Seen,
+        workers: &Workers<'_>,
+    ) -> anyhow::Result<(Current, Decision)> {
         let demand = seen.demand(&limits.queues, CONNECTIONS_PER_REPLICA);
         let known = self.memories.contains_key(&scaled.name);
         let memory = self.memories.entry(scaled.name.clone()).or_default();
-        let current = memory.current(scaled, &seen.workers);
+        let current = memory.current(scaled, workers);
         if !known {
             let highest = self.store.highest_need(&scaled.name, memory::kept(limits)).await?;
             memory.restore(seen.now, highest, current.replicas, limits);
@@ -169,11 +177,11 @@ impl<T: Target> Turns<T> {
         scaled: &Scaled,
         current: &Current,
         decision: &Decision,
-        seen: &Seen,
+        workers: &Workers<'_>,
     ) -> anyhow::Result<()> {
         let Some(memory) = self.memories.get_mut(&scaled.name) else { return Ok(()) };
         let (store, epoch) = (&self.store, self.epoch);
-        let stopped = memory.scale_in.finish(store, epoch, &mut self.target, scaled, &seen.workers).await?;
+        let stopped = memory.scale_in.finish(store, epoch, &mut self.target, scaled, workers).await?;
         if stopped > 0 {
             tracing::info!(deployment = scaled.name, stopped, "idle replicas are stopped");
         }
@@ -192,7 +200,7 @@ impl<T: Target> Turns<T> {
         }
         // Those that were stopped just now are counted in this decision.
         if !memory.scale_in.is_under_way() && stopped == 0 {
-            let chosen = scale_in::choose(scaled, &seen.workers, from - to);
+            let chosen = scale_in::choose(scaled, workers, from - to);
             if !chosen.is_empty() && self.target.may_shrink(&scaled.name).await? {
                 let marked = memory.scale_in.begin(store, epoch, chosen).await?;
                 tracing::info!(deployment = scaled.name, from, to, marked, reason, "scaling in");

@@ -5,6 +5,7 @@
 mod api;
 mod bad_input;
 mod cli;
+mod controller_catalog;
 mod controller_lead;
 mod controller_scale;
 mod controller_schedule;

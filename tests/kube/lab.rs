@@ -102,7 +102,9 @@ impl Lab {
     /// Starts one, with this kubeconfig or the usual one.
     pub fn controller(&self, kubeconfig: Option<&std::path::Path>, log: &str) -> Controller {
         let file = std::env::temp_dir().join(format!("{}.log", self.namespace));
-        let mut command = Command::new(env!("CARGO_BIN_EXE_rowlock"));
+        // An optimized one, where speed is measured.
+        let program = std::env::var("ROWLOCK_TEST_PROGRAM").unwrap_or_else(|_| env!("CARGO_BIN_EXE_rowlock").into());
+        let mut command = Command::new(program);
         command.args(["controller", "--http=127.0.0.1:0", "--log-format=text", "-n", &self.namespace]);
         if let Some(path) = kubeconfig {
             command.arg("--kubeconfig").arg(path);

@@ -6,6 +6,7 @@
 
 mod away;
 mod bursts;
+mod catalog;
 mod deaths;
 mod lab;
 mod many;
