@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Makes sure that what the build, the demo and (with --test) the tests need is there, with --static also what the
-# program without any library, its image and the tests on a cluster need. Does nothing, quickly, when it is. On Debian and its kin it installs what is missing; elsewhere it says what that is.
+# program without any library, its image and the tests on a cluster need. Does nothing, quickly, when it is. On
+# Debian and its kin it installs what is missing; elsewhere it says what that is.
 set -euo pipefail
 
 usage="usage: scripts/setup.sh [--test] [--static]"
