@@ -63,7 +63,7 @@ pub(super) enum Format {
 pub(super) enum Command {
     /// A private Postgres and workers on this machine.
     Dev(Dev),
-    /// Lead: schedules, rescue, decisions; outside a cluster all but scaling.
+    /// Lead: scale Deployments, rescue, schedules; outside a cluster all but scaling.
     Controller(Controller),
     /// Work jobs.
     Worker(Worker),

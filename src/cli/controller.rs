@@ -1,15 +1,30 @@
 //! `rowlock controller`.
 
 use super::{args::Controller, output, serve, worker::stop_on_signal};
-use crate::{JobQueue, controller, metrics::Facts};
+use crate::{
+    JobQueue,
+    cluster::{Cluster, ClusterOptions, Events},
+    controller::{self, configmaps::Source, kubernetes::Deployments},
+    metrics::Facts,
+};
 
-pub(super) async fn run(queue: JobQueue, args: Controller) -> anyhow::Result<()> {
+pub(super) async fn run(queue: JobQueue, place: &ClusterOptions, args: Controller) -> anyhow::Result<()> {
     serve::log(&args.serve);
     let stop = stop_on_signal()?;
+    let cluster = Cluster::find(place).await?;
     let facts = Facts::new("controller");
     let _served = serve::http(&args.serve, &queue, &facts).await?;
-    let options = controller::Options { lease: args.lease, tick: args.tick, listen_url: args.listen_url, facts };
-    output::message("no cluster: schedules, rescue and keeping; nothing is scaled");
-    controller::run(queue, (), options, stop.drain).await?;
+    let mut options =
+        controller::Options { lease: args.lease, tick: args.tick, listen_url: args.listen_url, facts, catalog: None };
+    let Some(cluster) = cluster else {
+        output::message("no cluster: schedules, rescue and keeping; nothing is scaled");
+        controller::run(queue, (), options, stop.drain).await?;
+        return Ok(());
+    };
+    tracing::info!(namespace = cluster.namespace(), "scaling Deployments");
+    let events = Events::new(cluster.clone(), "controller");
+    options.catalog = Some(Source { cluster: cluster.clone(), events: events.clone() });
+    let target = Deployments::watch(cluster, events);
+    controller::run(queue, target, options, stop.drain).await?;
     Ok(())
 }

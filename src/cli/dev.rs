@@ -6,7 +6,7 @@ use super::{
     args::Dev,
     catalog, demo,
     output::{self, Output},
-    schedules, serve,
+    serve,
     worker::stop_on_signal,
 };
 use crate::{
@@ -31,8 +31,7 @@ pub(super) async fn run(out: &Output, args: Dev) -> anyhow::Result<()> {
     let url = postgres.url("postgres");
     let queue = JobQueue::connect(&url).await?;
     queue.migrate().await?;
-    catalog::apply(&queue, &catalog.types).await?;
-    schedules::apply(&queue, &catalog.schedules).await?;
+    controller::catalog::apply(&queue, &catalog.types, &catalog.schedules).await?;
     if args.demo {
         demo::prepare(&queue).await?;
     }

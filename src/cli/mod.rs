@@ -9,7 +9,6 @@ mod dev;
 mod doctor;
 mod exit;
 mod explain;
-mod fields;
 mod install;
 mod jobs;
 mod migrate;
@@ -115,7 +114,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
         }
         Command::Types { command: TypesCommand::Apply { file } } => {
             let types = catalog::read(&file)?.types;
-            catalog::apply(&connect().await?, &types).await?;
+            crate::controller::catalog::apply(&connect().await?, &types, &[]).await?;
             output::message(&format!("applied {} types", types.len()));
             Ok(())
         }
@@ -126,7 +125,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
         }
         Command::Schedules { command } => schedules::run(&connect().await?, &out, command).await,
         Command::Explain(command) => explain::run(&connect().await?, &out, command).await,
-        Command::Controller(command) => controller::run(connect().await?, command).await,
+        Command::Controller(command) => controller::run(connect().await?, &cluster, command).await,
         Command::Worker(command) => worker::run(connect().await?, &out, command).await,
         Command::Dev(command) => dev::run(&out, command).await,
         Command::Bench(command) => {

@@ -5,6 +5,8 @@
 pub(super) enum Fault {
     /// A Deployment's annotations cannot be understood.
     InvalidAnnotations,
+    /// A ConfigMap's job types or schedules cannot be understood.
+    InvalidCatalog,
     /// The replicas cannot be seen.
     Look,
     /// No replica could be ordered.
@@ -17,6 +19,7 @@ impl Fault {
     pub(super) fn name(self) -> &'static str {
         match self {
             Fault::InvalidAnnotations => "invalid_annotations",
+            Fault::InvalidCatalog => "invalid_catalog",
             Fault::Look => "look",
             Fault::Grow => "grow",
             Fault::Stop => "stop",
@@ -31,7 +34,7 @@ mod tests {
     #[test]
     fn each_is_documented() {
         let documented = include_str!("../../docs/metrics.md");
-        for fault in [Fault::InvalidAnnotations, Fault::Look, Fault::Grow, Fault::Stop] {
+        for fault in [Fault::InvalidAnnotations, Fault::InvalidCatalog, Fault::Look, Fault::Grow, Fault::Stop] {
             assert!(documented.contains(&format!("`{}`", fault.name())), "{fault:?}");
         }
     }

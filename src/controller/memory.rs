@@ -1,7 +1,7 @@
 //! What is remembered of one Deployment from turn to turn; which decisions become rows.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     time::{Duration, Instant},
 };
 
@@ -9,13 +9,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::{Value, json};
 
 use super::{
-    decision::Decision,
-    demand::Current,
-    history::History,
-    limits::Limits,
-    observe::WorkerRow,
-    scale_in::ScaleIn,
-    target::{Replica, Scaled},
+    decision::Decision, demand::Current, history::History, limits::Limits, observe::Workers, scale_in::ScaleIn,
+    target::Scaled,
 };
 
 /// A decision that stays the same is stored so often.
@@ -32,6 +27,7 @@ pub(super) struct Memory {
     stored: Option<Decision>,
     /// Replicas whose worker has been seen.
     started: HashMap<String, Instant>,
+    looked: bool,
     /// How long the last ones took to start.
     starts: VecDeque<f64>,
 }
@@ -43,14 +39,16 @@ pub(super) fn kept(limits: &Limits) -> Duration {
 
 impl Memory {
     /// The replicas as `decide` wants them, and the workers in them.
-    pub(super) fn current(&mut self, scaled: &Scaled, workers: &[WorkerRow]) -> Current {
-        let of = |replica: &Replica| workers.iter().find(|w| w.identity.split('/').next() == Some(&replica.key));
-        self.started.retain(|key, _| scaled.replicas.iter().any(|r| r.key == *key));
+    pub(super) fn current(&mut self, scaled: &Scaled, workers: &Workers<'_>) -> Current {
+        let first = !std::mem::replace(&mut self.looked, true);
+        let keys: HashSet<&str> = scaled.replicas.iter().map(|r| r.key.as_str()).collect();
+        self.started.retain(|key, _| keys.contains(key.as_str()));
         let mut current = Current { unschedulable: scaled.unschedulable, ..Current::default() };
         for replica in &scaled.replicas {
-            match of(replica) {
+            match workers.of(&replica.key).first() {
                 Some(worker) => {
-                    if self.started.insert(replica.key.clone(), Instant::now()).is_none() {
+                    // One that was there at the first look started at an unknown time.
+                    if self.started.insert(replica.key.clone(), Instant::now()).is_none() && !first {
                         self.starts.push_back(replica.ordered.elapsed().as_secs_f64());
                         if self.starts.len() > STARTS {
                             self.starts.pop_front();
@@ -146,7 +144,7 @@ impl Decision {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::controller::{Demand, Reason, TypeDemand, decide};
+    use crate::controller::{Demand, Reason, TypeDemand, decide, observe::WorkerRow, target::Replica};
 
     fn decision(pending: u64) -> Decision {
         let t = TypeDemand { pending, expected_seconds: Some(1.0), ..TypeDemand::default() };
@@ -196,11 +194,13 @@ mod tests {
             unschedulable: 0,
         };
         let mut memory = Memory::default();
-        let current = memory.current(&scaled, &[worker("a", false), worker("b", true), worker("x", false)]);
+        memory.current(&scaled, &Workers::new(&[]));
+        let workers = [worker("a", false), worker("b", true), worker("x", false)];
+        let current = memory.current(&scaled, &Workers::new(&workers));
         assert_eq!((current.replicas, current.ready, current.slots), (2, 1, Some(4)));
         assert_eq!(current.starting_seconds.len(), 1);
         assert!(current.start_seconds.is_some());
-        let without = memory.current(&scaled, &[]);
+        let without = memory.current(&scaled, &Workers::new(&[]));
         assert_eq!((without.replicas, without.ready, without.starting_seconds.len()), (3, 0, 1), "a and b had started");
     }
 }

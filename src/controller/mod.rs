@@ -11,15 +11,19 @@
 //!
 //! - `lead`, `ticks`: tasks beside the loop. `turn`: what the loop does.
 //! - `observe`, `rates`: one look at the database. `memory`: what is remembered of a Deployment.
-//! - [`target`]: what is scaled. [`local`]: processes of this machine. `scale_in`: none that works is stopped.
+//! - [`target`]: what is scaled. [`local`]: processes of this machine. [`kubernetes`]: Deployments. `scale_in`: none that works is stopped.
+//! - `catalog`: job types and schedules as a file has them. [`configmaps`]: the same from a cluster.
 //! - `fault`: what can fail, by name. `store`: the only file that calls the controller's SQL.
 
+pub(crate) mod catalog;
+pub mod configmaps;
 pub mod decide;
 pub mod decision;
 pub mod demand;
 mod explain;
 mod fault;
 pub mod history;
+pub mod kubernetes;
 mod lead;
 pub mod limits;
 pub mod local;
@@ -66,6 +70,8 @@ pub struct Options {
     pub listen_url: Option<String>,
     /// Where it leaves what it knows of itself, for [`crate::http`].
     pub facts: Facts,
+    /// The cluster whose labelled ConfigMaps are the catalogue.
+    pub catalog: Option<configmaps::Source>,
 }
 
 impl Default for Options {
@@ -75,6 +81,7 @@ impl Default for Options {
             tick: Duration::from_secs(1),
             listen_url: None,
             facts: Facts::new("controller"),
+            catalog: None,
         }
     }
 }
@@ -108,6 +115,9 @@ pub async fn run<T: Target>(queue: JobQueue, target: T, options: Options, end: C
     };
     tasks.spawn(keeper::keep(round, end.clone()));
     tasks.spawn(ticks::tick(store.clone(), reign.clone(), end.clone()));
+    if let Some(source) = options.catalog {
+        tasks.spawn(configmaps::sync(store.clone(), source, reign.clone(), end.clone()));
+    }
     tasks.close();
     let mut turns = Turns::new(store, target, options.facts);
     run_turns(&mut turns, reign, &wake, options.tick, &end).await;
@@ -133,6 +143,7 @@ async fn run_turns<T: Target>(
                 Ok(next) => wait = next.unwrap_or(tick).min(tick),
                 Err(error) => tracing::warn!("{error:#}; nothing more was changed, and it is tried again"),
             }
+            tracing::debug!(ms = started.elapsed().as_secs_f64() * 1e3, "turn");
         }
         turns.facts.tick(Instant::now());
         tokio::select! {

@@ -38,6 +38,34 @@ pub(super) struct WorkerRow {
     pub running: u64,
 }
 
+impl WorkerRow {
+    /// Of the replica it runs in.
+    pub(super) fn key(&self) -> &str {
+        self.identity.split('/').next().unwrap_or_default()
+    }
+
+    /// When its process started, by the clock of its machine.
+    pub(super) fn started(&self) -> Option<DateTime<Utc>> {
+        DateTime::from_timestamp_millis(self.identity.rsplit('/').next()?.parse().ok()?)
+    }
+}
+
+/// Workers by their replica's key: looked up for every replica in every turn.
+pub(super) struct Workers<'a>(HashMap<&'a str, Vec<&'a WorkerRow>>);
+
+impl<'a> Workers<'a> {
+    pub(super) fn new(rows: &'a [WorkerRow]) -> Workers<'a> {
+        let mut by_key: HashMap<&str, Vec<&WorkerRow>> = HashMap::with_capacity(rows.len());
+        rows.iter().for_each(|w| by_key.entry(w.key()).or_default().push(w));
+        Workers(by_key)
+    }
+
+    /// Those of one replica: for a moment it can be more than one.
+    pub(super) fn of(&self, key: &str) -> &[&'a WorkerRow] {
+        self.0.get(key).map(Vec::as_slice).unwrap_or_default()
+    }
+}
+
 /// What `observe_v1` answers.
 #[derive(Deserialize)]
 struct Document {

@@ -162,6 +162,39 @@ impl Store {
         self.one("SELECT rowlock.lost_v1($1, $2)", &[(&epoch, Type::INT8), (&replicas, Type::TEXT_ARRAY)]).await
     }
 
+    /// Loads what one source of the catalogue holds, and takes away what it no longer does; false if some of that
+    /// has to stay for now.
+    pub(super) async fn sync_catalog(
+        &self,
+        epoch: i64,
+        source: &str,
+        digest: &str,
+        types: &Value,
+        schedules: &Value,
+    ) -> Result<bool, Error> {
+        self.one(
+            "SELECT rowlock.sync_catalog_v1($1, $2, $3, $4, $5)",
+            &[
+                (&epoch, Type::INT8),
+                (&source, Type::TEXT),
+                (&digest, Type::TEXT),
+                (types, Type::JSONB),
+                (schedules, Type::JSONB),
+            ],
+        )
+        .await
+    }
+
+    /// The sources of the catalogue that were loaded and are not among these.
+    pub(super) async fn other_catalog_sources(&self, prefix: &str, there: &[String]) -> Result<Vec<String>, Error> {
+        let args: &Args<'_> = &[(&prefix, Type::TEXT), (&there, Type::TEXT_ARRAY)];
+        self.list(
+            "SELECT source FROM rowlock.catalog_sources_v1() WHERE starts_with(source, $1) AND source <> ALL ($2)",
+            args,
+        )
+        .await
+    }
+
     pub(super) async fn due_schedules(&self, within: Duration) -> Result<Vec<DueSchedule>, Error> {
         let rows = self
             .rows(

@@ -1,7 +1,11 @@
 //! One turn of the leader: look, decide for each Deployment, record, act.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
+use chrono::{DateTime, Utc};
 use serde_json::Value;
 
 use super::{
@@ -9,20 +13,25 @@ use super::{
     decision::Decision,
     demand::Current,
     fault::Fault,
-    limits::Limits,
+    limits::{InvalidLimits, Limits},
     memory::{self, Memory},
-    observe::{Observer, Seen},
+    observe::{Observer, Seen, Workers},
     scale_in,
     store::Store,
-    target::{Scaled, Target},
+    target::{Look, News, Scaled, Target},
 };
-use crate::metrics::{Facts, Replicas};
+use crate::{
+    Error,
+    metrics::{Facts, Replicas},
+};
 
 /// What a worker needs while it works: its pool is used by the loop, the heartbeat, the keeper, and jobs'
 /// progress; one more is for LISTEN.
 const CONNECTIONS_PER_REPLICA: u32 = 5;
 /// Jobs for later count so far ahead, until starts were measured.
 const SOON: f64 = 2.0;
+/// Wrong annotations are counted so often: an alert must not end before they are right.
+const REFUSED_AGAIN: Duration = Duration::from_secs(60);
 
 pub(super) struct Turns<T> {
     pub target: T,
@@ -35,6 +44,8 @@ pub(super) struct Turns<T> {
     watched: Vec<String>,
     /// Replicas that have ended, until the database was told.
     gone: Vec<String>,
+    /// What is wrong with Deployments' annotations, as it was said.
+    refused: HashMap<String, (InvalidLimits, Instant)>,
 }
 
 impl<T: Target> Turns<T> {
@@ -48,6 +59,7 @@ impl<T: Target> Turns<T> {
             memories: HashMap::new(),
             watched: Vec::new(),
             gone: Vec::new(),
+            refused: HashMap::new(),
         }
     }
 
@@ -60,21 +72,23 @@ impl<T: Target> Turns<T> {
             self.memories.clear();
             self.watched.clear();
         }
-        let deployments = self.look().await?;
-        let queues = queues(&deployments);
+        let look = self.look().await?;
+        let queues = queues(&look.deployments);
         if queues.is_empty() {
             self.facts.set_replicas(Vec::new());
             return Ok(None);
         }
         let soon = self.memories.values().filter_map(Memory::start_seconds).fold(SOON, f64::max);
         let seen = self.observer.look(&self.store, &queues, soon).await?;
+        let workers = Workers::new(&seen.workers);
+        self.bury(&look.anew, &workers).await?;
         let mut rows = Vec::new();
         let mut acts = Vec::new();
         let mut told = Vec::new();
-        self.memories.retain(|name, _| deployments.iter().any(|s| s.name == *name));
-        for scaled in &deployments {
+        self.memories.retain(|name, _| look.deployments.iter().any(|s| s.name == *name));
+        for scaled in &look.deployments {
             let Ok(limits) = &scaled.limits else { continue };
-            let (current, decision) = self.decide(scaled, limits, &seen).await?;
+            let (current, decision) = self.decide(scaled, limits, &seen, &workers).await?;
             let memory = self.memories.entry(scaled.name.clone()).or_default();
             if memory.is_news(&decision) {
                 rows.push(memory::row(&scaled.name, &decision)?);
@@ -90,8 +104,8 @@ impl<T: Target> Turns<T> {
         }
         self.facts.set_replicas(told);
         for (scaled, current, decision) in acts {
-            let Err((fault, error)) = self.act(scaled, &current, &decision, &seen).await else { continue };
-            if error.is::<crate::Error>() {
+            let Err((fault, error)) = self.act(scaled, &current, &decision, &workers).await else { continue };
+            if error.is::<Error>() {
                 // Of the database, which has no place for a count then. The others would fail alike.
                 return Err(error);
             }
@@ -104,9 +118,9 @@ impl<T: Target> Turns<T> {
         Ok(if again { Some(Duration::ZERO) } else { next })
     }
 
-    /// What there is to scale. What has ended is told to the database, and what cannot be understood is counted.
-    async fn look(&mut self) -> anyhow::Result<Vec<Scaled>> {
-        let look = match self.target.look().await {
+    /// What there is to scale. What has ended is told to the database, and what cannot be understood is said.
+    async fn look(&mut self) -> anyhow::Result<Look> {
+        let mut look = match self.target.look().await {
             Ok(look) => look,
             Err(error) => {
                 for deployment in self.memories.keys() {
@@ -115,26 +129,56 @@ impl<T: Target> Turns<T> {
                 return Err(error);
             }
         };
-        self.gone.extend(look.gone);
+        self.gone.append(&mut look.gone);
         if !self.gone.is_empty() {
             let jobs = self.store.lost(self.epoch, &self.gone).await?;
             tracing::debug!(replicas = self.gone.len(), jobs, "replicas have ended");
             self.gone.clear();
         }
-        for scaled in &look.deployments {
-            if let Err(error) = &scaled.limits {
-                tracing::error!(deployment = scaled.name, %error, "not scaled");
-                self.store.count_fault(self.epoch, &scaled.name, Fault::InvalidAnnotations).await?;
-            }
-        }
-        Ok(look.deployments)
+        self.refuse(&look.deployments).await?;
+        Ok(look)
     }
 
-    async fn decide(&mut self, scaled: &Scaled, limits: &Limits, seen: &Seen) -> anyhow::Result<(Current, Decision)> {
+    /// Says which are not scaled: once, now and then, and when the reason is another.
+    async fn refuse(&mut self, deployments: &[Scaled]) -> anyhow::Result<()> {
+        self.refused.retain(|name, _| deployments.iter().any(|s| s.name == *name && s.limits.is_err()));
+        for scaled in deployments {
+            let Err(error) = &scaled.limits else { continue };
+            self.target.tell(&scaled.name, News::Invalid(error));
+            if self.refused.get(&scaled.name).is_none_or(|(said, at)| said != error || at.elapsed() > REFUSED_AGAIN) {
+                tracing::error!(deployment = scaled.name, %error, "not scaled");
+                self.store.count_fault(self.epoch, &scaled.name, Fault::InvalidAnnotations).await?;
+                self.refused.insert(scaled.name.clone(), (error.clone(), Instant::now()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the leases of workers whose place began anew after they started.
+    async fn bury(&mut self, anew: &[(String, DateTime<Utc>)], workers: &Workers<'_>) -> anyhow::Result<()> {
+        let of = |(key, at): &(String, DateTime<Utc>)| {
+            let dead = workers.of(key).iter().filter(|w| w.started().is_some_and(|started| started < *at));
+            dead.map(|w| w.identity.clone()).collect::<Vec<_>>()
+        };
+        let identities: Vec<String> = anew.iter().flat_map(of).collect();
+        if !identities.is_empty() {
+            let jobs = self.store.lost(self.epoch, &identities).await?;
+            tracing::info!(workers = identities.len(), jobs, "workers have ended in replicas that began anew");
+        }
+        Ok(())
+    }
+
+    async fn decide(
+        &mut self,
+        scaled: &Scaled,
+        limits: &Limits,
+        seen: &Seen,
+        workers: &Workers<'_>,
+    ) -> anyhow::Result<(Current, Decision)> {
         let demand = seen.demand(&limits.queues, CONNECTIONS_PER_REPLICA);
         let known = self.memories.contains_key(&scaled.name);
         let memory = self.memories.entry(scaled.name.clone()).or_default();
-        let current = memory.current(scaled, &seen.workers);
+        let current = memory.current(scaled, workers);
         if !known {
             let highest = self.store.highest_need(&scaled.name, memory::kept(limits)).await?;
             memory.restore(seen.now, highest, current.replicas, limits);
@@ -148,43 +192,35 @@ impl<T: Target> Turns<T> {
         scaled: &Scaled,
         current: &Current,
         decision: &Decision,
-        seen: &Seen,
+        workers: &Workers<'_>,
     ) -> Result<(), (Fault, anyhow::Error)> {
         let stop = |error| (Fault::Stop, error);
         let Some(memory) = self.memories.get_mut(&scaled.name) else { return Ok(()) };
-        let stopped =
-            memory.scale_in.finish(&self.store, self.epoch, &mut self.target, &scaled.name).await.map_err(stop)?;
+        let (store, epoch) = (&self.store, self.epoch);
+        let stopped = memory.scale_in.finish(store, epoch, &mut self.target, scaled, workers).await.map_err(stop)?;
         if stopped > 0 {
             tracing::info!(deployment = scaled.name, stopped, "idle replicas are stopped");
         }
         if decision.dry_run || decision.wanted == decision.current {
             return Ok(());
         }
-        if decision.wanted > decision.current {
-            tracing::info!(
-                deployment = scaled.name,
-                from = decision.current,
-                to = decision.wanted,
-                reason = decision.reason.name(),
-                "scaling out"
-            );
+        let (from, to, reason) = (decision.current, decision.wanted, decision.reason.name());
+        if to > from {
             // Those on their way out are there still, and do not count.
             let leaving = u32::try_from(scaled.replicas.len()).unwrap_or(u32::MAX).saturating_sub(current.replicas);
-            let to = decision.wanted.saturating_add(leaving);
-            return self.target.grow(&scaled.name, to).await.map_err(|error| (Fault::Grow, error));
+            if self.target.grow(&scaled.name, to.saturating_add(leaving)).await.map_err(|e| (Fault::Grow, e))? {
+                tracing::info!(deployment = scaled.name, from, to, reason, "scaling out");
+                self.target.tell(&scaled.name, News::Decided(decision));
+            }
+            return Ok(());
         }
-        if !memory.scale_in.is_under_way() {
-            let chosen = scale_in::choose(scaled, &seen.workers, decision.current - decision.wanted);
-            if !chosen.is_empty() {
-                let marked = memory.scale_in.begin(&self.store, self.epoch, chosen).await.map_err(stop)?;
-                tracing::info!(
-                    deployment = scaled.name,
-                    from = decision.current,
-                    to = decision.wanted,
-                    marked,
-                    reason = decision.reason.name(),
-                    "scaling in"
-                );
+        // Those that were stopped just now are counted in this decision.
+        if !memory.scale_in.is_under_way() && stopped == 0 {
+            let chosen = scale_in::choose(scaled, workers, from - to);
+            if !chosen.is_empty() && self.target.may_shrink(&scaled.name).await.map_err(stop)? {
+                let marked = memory.scale_in.begin(store, epoch, chosen).await.map_err(stop)?;
+                tracing::info!(deployment = scaled.name, from, to, marked, reason, "scaling in");
+                self.target.tell(&scaled.name, News::Decided(decision));
             }
         }
         Ok(())

@@ -59,17 +59,17 @@ impl Target for Three {
             deployment("refused", limits(), 0),
             deployment("good", limits(), self.grown),
         ];
-        Ok(Look { deployments, gone: Vec::new() })
+        Ok(Look { deployments, ..Look::default() })
     }
 
-    async fn grow(&mut self, deployment: &str, to: u32) -> anyhow::Result<()> {
+    async fn grow(&mut self, deployment: &str, to: u32) -> anyhow::Result<bool> {
         anyhow::ensure!(deployment == "good", "it is refused");
         self.grown = to;
-        Ok(())
+        Ok(true)
     }
 
-    async fn stop(&mut self, _: &str, _: &[String]) -> anyhow::Result<()> {
-        Ok(())
+    async fn stop(&mut self, _: &str, _: &[String]) -> anyhow::Result<bool> {
+        Ok(true)
     }
 }
 
@@ -101,13 +101,13 @@ async fn a_wrong_annotation_is_counted_where_nothing_else_is_scaled() {
     impl Target for Wrong {
         async fn look(&mut self) -> anyhow::Result<Look> {
             let wrong = InvalidLimits { annotations: vec![("rowlock.dev/queues".into(), "expected names".into())] };
-            Ok(Look { deployments: vec![deployment("wrong", Err(wrong), 0)], gone: Vec::new() })
+            Ok(Look { deployments: vec![deployment("wrong", Err(wrong), 0)], ..Look::default() })
         }
-        async fn grow(&mut self, _: &str, _: u32) -> anyhow::Result<()> {
-            Ok(())
+        async fn grow(&mut self, _: &str, _: u32) -> anyhow::Result<bool> {
+            Ok(true)
         }
-        async fn stop(&mut self, _: &str, _: &[String]) -> anyhow::Result<()> {
-            Ok(())
+        async fn stop(&mut self, _: &str, _: &[String]) -> anyhow::Result<bool> {
+            Ok(true)
         }
     }
     let db = crate::support::database().await;

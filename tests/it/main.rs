@@ -6,6 +6,7 @@ mod api;
 mod bad_input;
 mod cli;
 mod controller_away;
+mod controller_catalog;
 mod controller_faults;
 mod controller_lead;
 mod controller_scale;

@@ -22,7 +22,7 @@ const WORK: [&str; 14] = [
 ];
 /// For whoever scrapes over a connection of their own, too.
 const METRICS: &str = "metrics_v1";
-const STEER: [&str; 27] = [
+const STEER: [&str; 29] = [
     "cancel",
     "retry",
     "get_job",
@@ -50,6 +50,8 @@ const STEER: [&str; 27] = [
     "plan_v1",
     "tick_v1",
     "scaler_error_v1",
+    "sync_catalog_v1",
+    "catalog_sources_v1",
 ];
 const VIEWS: [&str; 6] = ["jobs", "queues", "workers", "job_types", "decisions", "schedules"];
 const CARRIED: [&str; 4] = ["payload", "result", "headers", "progress"];
