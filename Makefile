@@ -13,12 +13,17 @@ ARGS ?=
 
 CARGO := cargo
 ROWLOCK := target/release/rowlock
-STATIC := x86_64-unknown-linux-musl
+# For the other machines: make image STATIC=aarch64-unknown-linux-musl, with gcc-aarch64-linux-gnu installed.
+STATIC ?= x86_64-unknown-linux-musl
+STATIC_CC := $(if $(filter x86_64-%,$(STATIC)),musl-gcc,$(firstword $(subst -, ,$(STATIC)))-linux-gnu-gcc)
+# The image's name, and the archive it is written to.
+IMAGE ?= rowlock.test/rowlock:dev
+OUT ?= target/rowlock-image.tar
 
-.PHONY: help setup build static demo test soak lint features bench verify
+.PHONY: help setup build static image demo test test-cluster soak mutants lint features bench chart verify
 
 help: ## Show this
-	@grep -E '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-9s %s\n", $$1, $$2 }'
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
 
 setup: ## Install what is missing: PostgreSQL's server, on Debian
 	@scripts/setup.sh
@@ -26,21 +31,42 @@ setup: ## Install what is missing: PostgreSQL's server, on Debian
 build: setup ## Build the program, optimized: target/release/rowlock
 	@$(CARGO) build --locked --release --features cli -j $(JOBS)
 
-static: setup ## Build it without any library, for any container: target/x86_64-unknown-linux-musl
+static: ## Build it without any library, for any container: target/x86_64-unknown-linux-musl
+	@scripts/setup.sh --static
 	@rustup target add $(STATIC) 2>/dev/null
-	@CC_$(subst -,_,$(STATIC))=musl-gcc $(CARGO) build --locked --release --features cli --target $(STATIC) -j $(JOBS)
-	@tests/static.sh target/$(STATIC)/release/rowlock
+	@CC_$(subst -,_,$(STATIC))=$(STATIC_CC) $(if $(filter x86_64-%,$(STATIC)),,CARGO_TARGET_$(subst -,_,$(shell tr a-z A-Z <<<$(STATIC)))_LINKER=rust-lld) \
+	  $(CARGO) build --locked --release --features cli --target $(STATIC) -j $(JOBS)
+	@if [[ $(STATIC) == $$(uname -m)-* ]]; then tests/static.sh target/$(STATIC)/release/rowlock; fi
+
+image: static ## Build a container image without a container engine (IMAGE=name:tag OUT=archive)
+	@VERSION=$$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1) \
+	REVISION=$$(git rev-parse HEAD)$$(git diff --quiet HEAD || echo -dirty) \
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) SOURCE=$${SOURCE-$$(git remote get-url origin | grep ^https:// || true)} \
+	scripts/image.py target/$(STATIC)/release/rowlock $(IMAGE) $(OUT)
 
 demo: build ## Run real jobs over the files of a directory (DIR=.) and check every result
 	@scripts/demo.sh "$$DIR"
 
-test: ## Set up, lint, and run every test against a real Postgres
+test: ## Set up, lint, and run every test against a real Postgres, and on a cluster where there can be one
 	@scripts/setup.sh --test
 	@$(MAKE) lint features
 	$(CARGO) test --locked --all-features --no-fail-fast -j $(JOBS)
+	@missing=$${KUBECONFIG:+$${ROWLOCK_LOAD_IMAGE:+given}}; [ -n "$$missing" ] || missing=$$(tests/cluster/missing); \
+	if [ -z "$$missing" ] || [ "$$missing" = given ]; then $(MAKE) test-cluster; \
+	else printf '%s\n' '' "*** NOT TESTED: nothing ran on a cluster, for $$missing." \
+	  "*** Give one by KUBECONFIG and ROWLOCK_LOAD_IMAGE, see tests/cluster/test." '' >&2; fi
 
-soak: ## The faults of tests/faults five times as often (ROWLOCK_SEED=n for other moments)
+# cgroup v1, Debian, root and Go bring a cluster up in ten minutes the first time, in ten seconds after that.
+test-cluster: static ## The tests that need a Kubernetes cluster: a given KUBECONFIG's, or one that is brought up here
+	@tests/chart/check
+	@tests/cluster/test target/$(STATIC)/release/rowlock
+
+soak: ## The faults of tests/faults five times as often (ROWLOCK_SEED=n for other moments), 50 scale-ins under load
 	ROWLOCK_SOAK=1 $(CARGO) test --locked --features cli -j $(JOBS) --test faults -- --nocapture
+	ROWLOCK_TEST_ROUNDS=50 $(CARGO) test --locked --features cli -j $(JOBS) --test it controller_scale -- --nocapture
+
+mutants: ## Remove guards of the worker one at a time: a test misses each (a build a guard; those of the SQL are in make test)
+	@JOBS=$(JOBS) python3 -B tests/mutants/worker.py $(ARGS)
 
 lint: ## Format, clippy and rustdoc, warnings refused
 	$(CARGO) fmt --check
@@ -57,6 +83,10 @@ bench: build ## Speed as ratios, on a server in memory or a migrated DATABASE_UR
 	@$(ROWLOCK) bench $(ARGS) -o json
 	@$(ROWLOCK) bench --launch --clients 16 -o json
 
-verify: lint ## Lint, licences, and that generated files are as generated (none yet)
+chart: ## Write what is made from the Helm chart: its README, manifests/, tests/chart/golden
+	@scripts/chart.sh
+
+verify: lint ## Lint, licences, the chart, and that generated files are as generated
+	@tests/chart/check
 	@if type -P cargo-deny >/dev/null; then $(CARGO) deny check bans licenses sources; \
 	else echo "verify: cargo-deny is not installed, licences not checked" >&2; fi

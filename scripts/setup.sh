@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
-# Makes sure that what the build, the demo and (with --test) the tests need is there. Does nothing, quickly,
-# when it is. On Debian and its kin it installs what is missing; elsewhere it says what that is.
+# Makes sure that what the build, the demo and (with --test) the tests need is there, with --static also what the
+# program without any library, its image and the tests on a cluster need. Does nothing, quickly, when it is. On
+# Debian and its kin it installs what is missing; elsewhere it says what that is.
 set -euo pipefail
 
-usage="usage: scripts/setup.sh [--test]"
-test=no
+usage="usage: scripts/setup.sh [--test] [--static]"
+test=no static=no
 for arg in "$@"; do
   case $arg in
     --test) test=yes ;;
+    --static) static=yes ;;
     *) echo "$usage" >&2; exit 2 ;;
   esac
 done
@@ -40,6 +42,13 @@ has_postgres || packages+=(postgresql)
 [ "$test" = no ] || type -P python3 >/dev/null || packages+=(python3) # the faults' handler is written in it
 # The tests start a Prometheus of their own; Debian's package may start one more, as a service.
 [ "$test" = no ] || has_prometheus || packages+=(prometheus)
+if [ "$static" = yes ]; then
+  type -P musl-gcc >/dev/null || packages+=(musl-tools)
+  type -P file >/dev/null || packages+=(file)
+  type -P curl >/dev/null || packages+=(curl)
+  type -P python3 >/dev/null || packages+=(python3)
+  python3 -c 'import ensurepip, venv' 2>/dev/null || packages+=(python3-venv)
+fi
 
 if [ ${#packages[@]} -gt 0 ]; then
   type -P apt-get >/dev/null ||

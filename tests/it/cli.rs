@@ -104,6 +104,16 @@ async fn a_database_without_the_schema_is_told_what_to_do_and_migrate_does_it() 
 }
 
 #[tokio::test]
+async fn doctor_finds_no_fault_in_a_user_who_may_not_read_the_schemas_versions() {
+    let db = database().await;
+    db.run("CREATE ROLE doctors_admin LOGIN IN ROLE rowlock_admin").await;
+    let (_, server) = db.url.split_once('@').unwrap();
+    let checks = json(&rowlock(&format!("postgres://doctors_admin@{server}"), &["doctor", "-o", "json"]));
+    let schema = checks.as_array().unwrap().iter().find(|c| c["check"] == "schema").unwrap();
+    assert_eq!(schema["state"], "warn", "{checks}");
+}
+
+#[tokio::test]
 async fn types_come_from_a_file_and_enqueue_waits_for_the_end() {
     let db = database().await;
     let dir = tempfile::tempdir().unwrap();

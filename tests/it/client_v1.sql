@@ -19,12 +19,12 @@ SELECT name, launch, command, args, env, timeout_seconds, no_retry_exit_codes, p
 SELECT keeper, promoted, rescued, next_due_seconds FROM rowlock.keep_v1((SELECT worker FROM v1 LIMIT 1));
 SELECT rowlock.stop_worker_v1((SELECT worker FROM v1 LIMIT 1));
 SELECT what, queue, type, label, value FROM rowlock.metrics_v1('{}'::int4[], '{}'::int2[], '{}'::int8[]);
-SELECT rowlock.scaler_error_v1('mail', 'act');
 CREATE TEMP TABLE reign (epoch int8, seen timestamptz, next_at timestamptz);
 INSERT INTO reign (epoch) SELECT epoch FROM (SELECT epoch, leader, left_seconds FROM rowlock.lead_v1('00000000-0000-0000-0000-000000000009'::uuid, 'controller', 15::float8)) l;
 SELECT rowlock.observe_v1(ARRAY['default']::text[], NULL::timestamptz, 2::float8, '{}'::int4[], '{}'::int2[], '{}'::int8[]);
 SELECT rowlock.watch_v1((SELECT epoch FROM reign), ARRAY['default']::text[]);
 SELECT rowlock.record_v1((SELECT epoch FROM reign), '[{"at": "2026-01-01T00:00:00Z", "deployment": "mail", "current": 1, "wanted": 2, "reason": "pickup", "inputs": {}}]'::jsonb);
+SELECT rowlock.scaler_error_v1((SELECT epoch FROM reign), 'mail', 'grow');
 SELECT worker FROM rowlock.drain_v1((SELECT epoch FROM reign), ARRAY[(SELECT worker FROM v1 LIMIT 1)]::uuid[]);
 SELECT worker FROM rowlock.drained_v1((SELECT epoch FROM reign), ARRAY[(SELECT worker FROM v1 LIMIT 1)]::uuid[]);
 SELECT rowlock.lost_v1((SELECT epoch FROM reign), ARRAY['uid']::text[]);
@@ -34,4 +34,8 @@ SELECT rowlock.put_schedule('{"name": "nightly", "type": "t", "every": "1 hour"}
 UPDATE reign SET (seen, next_at) = (SELECT updated_at, now - interval '1 minute' FROM (SELECT name, cron, every_seconds, timezone, catch_up, next_at, updated_at, now FROM rowlock.due_schedules_v1(1::float8)) d);
 SELECT rowlock.plan_v1((SELECT epoch FROM reign), 'nightly', (SELECT seen FROM reign), (SELECT next_at FROM reign), NULL::text);
 SELECT rowlock.tick_v1((SELECT epoch FROM reign), 'nightly', (SELECT seen FROM reign), (SELECT next_at FROM reign), ARRAY[(SELECT next_at FROM reign)]::timestamptz[], (SELECT next_at FROM reign) + interval '1 hour', NULL::text);
+SELECT rowlock.disable_schedule('nightly');
+SELECT rowlock.enable_schedule('nightly');
+SELECT rowlock.run_schedule('nightly');
+SELECT rowlock.remove_schedule('nightly');
 SELECT rowlock.resign_v1((SELECT epoch FROM reign));
