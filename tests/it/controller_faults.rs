@@ -44,7 +44,7 @@ struct Three {
 }
 
 fn deployment(name: &str, limits: Result<Limits, InvalidLimits>, replicas: u32) -> Scaled {
-    let replica = |n| Replica { key: format!("{name}-{n}"), ordered: Instant::now() };
+    let replica = |n| Replica { key: format!("{name}-{n}"), ordered: Instant::now(), up: true };
     Scaled { name: name.into(), limits, replicas: (0..replicas).map(replica).collect(), unschedulable: 0 }
 }
 
