@@ -20,7 +20,7 @@ STATIC_CC := $(if $(filter x86_64-%,$(STATIC)),musl-gcc,$(firstword $(subst -, ,
 IMAGE ?= rowlock.test/rowlock:dev
 OUT ?= target/rowlock-image.tar
 
-.PHONY: help setup build static image demo test test-cluster soak lint features bench chart verify
+.PHONY: help setup build static image demo test test-cluster soak mutants lint features bench chart verify
 
 help: ## Show this
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -61,8 +61,12 @@ test-cluster: static ## The tests that need a Kubernetes cluster: a given KUBECO
 	@tests/chart/check
 	@tests/cluster/test target/$(STATIC)/release/rowlock
 
-soak: ## The faults of tests/faults five times as often (ROWLOCK_SEED=n for other moments)
+soak: ## The faults of tests/faults five times as often (ROWLOCK_SEED=n for other moments), 50 scale-ins under load
 	ROWLOCK_SOAK=1 $(CARGO) test --locked --features cli -j $(JOBS) --test faults -- --nocapture
+	ROWLOCK_TEST_ROUNDS=50 $(CARGO) test --locked --features cli -j $(JOBS) --test it controller_scale -- --nocapture
+
+mutants: ## Remove guards of the worker one at a time: a test misses each (a build a guard; those of the SQL are in make test)
+	@JOBS=$(JOBS) python3 -B tests/mutants/worker.py $(ARGS)
 
 lint: ## Format, clippy and rustdoc, warnings refused
 	$(CARGO) fmt --check

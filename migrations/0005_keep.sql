@@ -166,10 +166,11 @@ BEGIN
     RETURN QUERY SELECT false, 0, 0, NULL::float8;
     RETURN;
   END IF;
-  -- The row is written once a second, not on every call: fewer dead versions.
-  IF v.holder IS DISTINCT FROM keep_v1.holder OR v.held_until < v_now + interval '2 seconds' THEN
+  -- Held for a second only: a keeper that dies delays the rescue of others by no more. The row is written about three
+  -- times in it, not on every call: fewer dead versions.
+  IF v.holder IS DISTINCT FROM keep_v1.holder OR v.held_until < v_now + interval '700 milliseconds' THEN
     UPDATE keeper k SET epoch = k.epoch + (k.holder IS DISTINCT FROM keep_v1.holder)::int, holder = keep_v1.holder,
-                        held_until = v_now + interval '3 seconds'
+                        held_until = v_now + interval '1 second'
      WHERE k.ctid = ANY (ARRAY(SELECT l.ctid FROM keeper l WHERE l.holder IS NOT DISTINCT FROM keep_v1.holder OR l.held_until <= v_now FOR UPDATE SKIP LOCKED))
     RETURNING k.* INTO v;
     IF NOT FOUND THEN
@@ -191,5 +192,5 @@ BEGIN
     (SELECT GREATEST(extract(epoch FROM s.execute_at - clock_timestamp()), 0)::float8 FROM scheduled s ORDER BY s.execute_at, s.pos LIMIT 1);
 END $$;
 COMMENT ON FUNCTION rowlock.keep_v1 IS
-'One round of keeping, if holder is the keeper or can become it: moves due jobs to ready, rescues lost ones, folds the totals (each second), sweeps (each minute). Call it every 100 ms while keeper, every second otherwise; again at once if promoted is 2000. Costs the same at any depth.
+'One round of keeping, if holder is the keeper or can become it: moves due jobs to ready, rescues lost ones, folds the totals (each second), sweeps (each minute). Call it every 100 ms while keeper, every half second otherwise (a keeper''s place is held for a second); again at once if promoted is 2000. Costs the same at any depth.
 SQLSTATEs: none. Locks: the keeper''s row; rows it moves (SKIP LOCKED); for 20 ms at most an expired history partition.';

@@ -328,6 +328,17 @@ END $$;
 COMMENT ON FUNCTION rowlock.disable_schedule IS
 'No more ticks until enable_schedule; what was enqueued runs. SQLSTATEs: RL032. Locks: the schedule''s row; waits for a tick under way.';
 
+CREATE FUNCTION rowlock.remove_schedule(name text) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
+  -- What a controller has seen of it is void: one put under this name again has another updated_at.
+  DELETE FROM schedule s WHERE s.name = remove_schedule.name;
+  IF NOT FOUND THEN PERFORM no_schedule(remove_schedule.name); END IF;
+END $$;
+COMMENT ON FUNCTION rowlock.remove_schedule IS
+'Forgets a schedule: no more ticks; what was enqueued runs. SQLSTATEs: RL032. Locks: the schedule''s row; waits for a tick under way.';
+
 CREATE FUNCTION rowlock.run_schedule(name text) RETURNS uuid
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp AS $$
 #variable_conflict use_column
@@ -404,10 +415,10 @@ SQLSTATEs: RL030, RL031, and enqueue''s. Locks: the schedule''s row; the leader'
 REVOKE ALL ON rowlock.leader, rowlock.decision, rowlock.schedule, rowlock.decisions, rowlock.schedules FROM PUBLIC;
 REVOKE ALL ON FUNCTION rowlock.lead_v1, rowlock.fence, rowlock.resign_v1, rowlock.observe_v1, rowlock.watch_v1, rowlock.record_v1,
   rowlock.drain_v1, rowlock.drained_v1, rowlock.lost_v1, rowlock.put_schedule, rowlock.no_schedule, rowlock.enable_schedule,
-  rowlock.disable_schedule, rowlock.run_schedule, rowlock.due_schedules_v1, rowlock.plan_v1, rowlock.tick_v1 FROM PUBLIC;
+  rowlock.disable_schedule, rowlock.remove_schedule, rowlock.run_schedule, rowlock.due_schedules_v1, rowlock.plan_v1, rowlock.tick_v1 FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION rowlock.lead_v1, rowlock.resign_v1, rowlock.observe_v1, rowlock.watch_v1, rowlock.record_v1,
   rowlock.drain_v1, rowlock.drained_v1, rowlock.lost_v1, rowlock.put_schedule, rowlock.enable_schedule, rowlock.disable_schedule,
-  rowlock.run_schedule, rowlock.due_schedules_v1, rowlock.plan_v1, rowlock.tick_v1 TO rowlock_admin;
+  rowlock.remove_schedule, rowlock.run_schedule, rowlock.due_schedules_v1, rowlock.plan_v1, rowlock.tick_v1 TO rowlock_admin;
 GRANT SELECT ON rowlock.decisions, rowlock.schedules TO rowlock_admin;
 GRANT SELECT ON rowlock.decisions TO rowlock_reader;
 -- What a schedule's jobs carry is hidden, as in rowlock.jobs.

@@ -140,13 +140,14 @@ COMMENT ON FUNCTION rowlock.metrics_v1 IS
 Hints: as of claim_v1, from the searched rows of the last call (queue its number, label the rank): rows that are gone but not yet vacuumed are not walked again. Leave them out now and then. It counts nothing: the cost is that of the totals, of the lines not yet folded and of one probe per priority in use.
 SQLSTATEs: none. Locks: none.';
 
-CREATE FUNCTION rowlock.scaler_error_v1(deployment text, reason text) RETURNS void
+CREATE FUNCTION rowlock.scaler_error_v1(epoch int8, deployment text, reason text) RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp AS $$
+  SELECT fence(scaler_error_v1.epoch);
   INSERT INTO total_scaler AS t (deployment, what, reason, n) VALUES (scaler_error_v1.deployment, 'error', scaler_error_v1.reason, 1)
   ON CONFLICT (deployment, what, reason) DO UPDATE SET n = t.n + 1
 $$;
 COMMENT ON FUNCTION rowlock.scaler_error_v1 IS
-'Counts what the controller could not do; reason is one of a few fixed words. Decisions are counted by record_v1. SQLSTATEs: none. Locks: the counter''s row.';
+'Counts what the leader could not do; reason is one of a few fixed words. Decisions are counted by record_v1. SQLSTATEs: RL030. Locks: the leader''s row, shared; the counter''s row.';
 
 REVOKE ALL ON rowlock.label, rowlock.total_reason, rowlock.total_time, rowlock.total_scaler FROM PUBLIC;
 REVOKE ALL ON FUNCTION rowlock.label_room, rowlock.oldest_transaction, rowlock.metrics_v1, rowlock.scaler_error_v1 FROM PUBLIC;

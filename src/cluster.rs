@@ -1,9 +1,10 @@
 //! The Kubernetes API, and the only way to it. Its rooms: `error`, what can go wrong; `watch`, a local copy of what
-//! is there; `events`, what is told to people who look at an object.
+//! is there; `events`, what is told to people who look at an object; `database`, where a release's is.
 //!
 //! Every call has an end: kube's has none by itself, and it repeats calls on its own, creations too. Both are off
 //! here: whoever calls knows what may be asked again.
 
+mod database;
 mod error;
 mod events;
 mod watch;
@@ -17,6 +18,7 @@ use kube::{
 };
 
 pub use self::{
+    database::LocateError,
     error::ClusterError,
     events::{Events, Kind},
     watch::Watched,
@@ -74,6 +76,20 @@ impl Cluster {
             return Ok(None);
         };
         Self::with(config, options.namespace.clone()).map(Some)
+    }
+
+    /// The cluster that a person means: the kubeconfig's, in its usual place if nothing names one.
+    ///
+    /// # Errors
+    /// [`ClusterError::Config`] if there is none, or it cannot be used.
+    ///
+    /// ```no_run
+    /// # async fn f() -> Result<(), rowlock::cluster::ClusterError> {
+    /// let cluster = rowlock::cluster::Cluster::outside(&Default::default()).await?;
+    /// # Ok(()) }
+    /// ```
+    pub async fn outside(options: &ClusterOptions) -> Result<Cluster, ClusterError> {
+        Self::with(Self::from_file(options).await?, options.namespace.clone())
     }
 
     async fn from_file(options: &ClusterOptions) -> Result<Config, ClusterError> {

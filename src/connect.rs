@@ -47,20 +47,45 @@ impl Target {
         let mut config = tokio_postgres::Config::from_str(&rest)
             .map_err(|e| Error::Config(format!("the database URL cannot be read: {}", source_text(&e))))?;
         config.ssl_mode(ssl_mode);
-        // The library's default is two hours: a cut connection would go unnoticed for as long.
-        config
-            .keepalives_idle(Duration::from_secs(10))
-            .keepalives_interval(Duration::from_secs(5))
-            .keepalives_retries(3)
-            // Keepalives do not watch a connection on which something is under way.
-            .tcp_user_timeout(Duration::from_secs(20));
-        if config.get_connect_timeout().is_none() {
-            config.connect_timeout(Duration::from_secs(10));
-        }
-        if config.get_application_name().is_none() {
-            config.application_name("rowlock");
-        }
+        tune(&mut config);
         Ok(Target { config, tls: MakeRustlsConnect::new(tls::client_config(check, root.as_deref())?) })
+    }
+
+    /// The host it names first, and the port; none for a socket's directory.
+    #[cfg(feature = "cli")]
+    pub(crate) fn host(&self) -> Option<(&str, u16)> {
+        let port = self.config.get_ports().first().copied().unwrap_or(5432);
+        match self.config.get_hosts().first()? {
+            tokio_postgres::config::Host::Tcp(host) => Some((host, port)),
+            _ => None,
+        }
+    }
+
+    /// The same database, reached at another address. TLS verifies the same name as before.
+    #[cfg(feature = "cli")]
+    pub(crate) fn by(mut self, address: std::net::SocketAddr) -> Target {
+        let host = self.host().map(|(host, _)| host.to_owned());
+        let mut config = tokio_postgres::Config::new();
+        config.host(host.unwrap_or_else(|| address.ip().to_string())).hostaddr(address.ip()).port(address.port());
+        if let Some(user) = self.config.get_user() {
+            config.user(user);
+        }
+        if let Some(password) = self.config.get_password() {
+            config.password(password);
+        }
+        if let Some(database) = self.config.get_dbname() {
+            config.dbname(database);
+        }
+        if let Some(options) = self.config.get_options() {
+            config.options(options);
+        }
+        config
+            .ssl_mode(self.config.get_ssl_mode())
+            .ssl_negotiation(self.config.get_ssl_negotiation())
+            .channel_binding(self.config.get_channel_binding());
+        tune(&mut config);
+        self.config = config;
+        self
     }
 
     pub(crate) fn pool(&self, size: usize) -> Result<Pool, Error> {
@@ -94,6 +119,23 @@ impl Target {
         Error,
     > {
         Ok(self.config.connect(self.tls.clone()).await?)
+    }
+}
+
+/// What a URL need not say.
+fn tune(config: &mut tokio_postgres::Config) {
+    // The library's default is two hours: a cut connection would go unnoticed for as long.
+    config
+        .keepalives_idle(Duration::from_secs(10))
+        .keepalives_interval(Duration::from_secs(5))
+        .keepalives_retries(3)
+        // Keepalives do not watch a connection on which something is under way.
+        .tcp_user_timeout(Duration::from_secs(20));
+    if config.get_connect_timeout().is_none() {
+        config.connect_timeout(Duration::from_secs(10));
+    }
+    if config.get_application_name().is_none() {
+        config.application_name("rowlock");
     }
 }
 

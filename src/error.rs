@@ -106,6 +106,13 @@ impl Error {
             _ => false,
         }
     }
+
+    /// Whether somebody who has had a good connection tries again. To a start a certificate that is not believed is
+    /// final; to what runs it is a fault of the server's, which people mend.
+    #[cfg(feature = "cli")]
+    pub(crate) fn may_pass(&self) -> bool {
+        self.is_transient() || matches!(self, Error::Tls(_))
+    }
 }
 
 impl From<tokio_postgres::Error> for Error {

@@ -66,6 +66,11 @@ impl Hints {
         self.next_sweep = Some(now + SWEEP_EVERY.max(now.duration_since(started) * SWEEP_SHARE));
     }
 
+    /// Jobs were put back in their old places, before the hints: the next claim looks there, whatever it costs.
+    pub fn put_back(&mut self) {
+        self.next_sweep = None;
+    }
+
     /// Whether a sweep would be allowed now.
     pub fn sweep_due(&self, now: Instant) -> bool {
         self.next_sweep.is_none_or(|t| now >= t)
@@ -109,5 +114,15 @@ mod tests {
         h.swept(t, t + Duration::from_secs(1));
         assert!(!h.sweep_due(t + Duration::from_secs(20)));
         assert!(h.sweep_due(t + Duration::from_secs(21)));
+    }
+
+    #[test]
+    fn what_was_put_back_is_looked_for_at_once() {
+        let t = Instant::now();
+        let mut h = Hints::default();
+        h.swept(t, t + Duration::from_secs(1));
+        assert!(!h.args(t + Duration::from_secs(2)).sweep);
+        h.put_back();
+        assert!(h.args(t + Duration::from_secs(2)).sweep);
     }
 }

@@ -8,7 +8,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{Error, session::Kept};
 
-/// Does the rounds while the holder is the keeper, and asks every second while it is not, until `end`.
+/// How often a place that another holds is asked for. A dead keeper holds it for a second (see `keep_v1`), so that
+/// the jobs of the lost wait for their lease and a second and a half at most, even where keepers are lost in a row.
+const ASK: Duration = Duration::from_millis(500);
+
+/// Does the rounds while the holder is the keeper, and asks now and then while it is not, until `end`.
 pub(crate) async fn keep<F>(round: impl Fn() -> F, end: CancellationToken)
 where
     F: Future<Output = Result<Kept, Error>>,
@@ -24,7 +28,7 @@ where
                 // Due jobs are to be claimable within 100 ms of their time.
                 Duration::from_millis(80)
             }
-            Ok(Kept { keeper: false, .. }) => Duration::from_secs(1),
+            Ok(Kept { keeper: false, .. }) => ASK,
             Err(error) => {
                 tracing::warn!(%error, "keeping failed");
                 Duration::from_secs(1)

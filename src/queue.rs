@@ -76,7 +76,21 @@ impl JobQueue {
     /// # Ok(()) }
     /// ```
     pub async fn connect_to(url: &str, queues: &[&str], connections: usize) -> Result<JobQueue, Error> {
-        let target = Target::parse(url)?;
+        JobQueue::connect_target(Target::parse(url)?, queues, connections).await
+    }
+
+    /// As [`JobQueue::connect_to`], where the URL was read already.
+    ///
+    /// # Errors
+    /// [`Error::Database`] if nobody answers.
+    ///
+    /// ```no_run
+    /// # async fn f() -> Result<(), rowlock::Error> {
+    /// let target = rowlock::Target::parse("postgres://localhost/app")?;
+    /// let queue = rowlock::JobQueue::connect_target(target, &["mail"], 4).await?;
+    /// # Ok(()) }
+    /// ```
+    pub async fn connect_target(target: Target, queues: &[&str], connections: usize) -> Result<JobQueue, Error> {
         let pool = target.pool(connections)?;
         drop(pool.get().await?);
         Ok(JobQueue {

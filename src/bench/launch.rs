@@ -1,5 +1,5 @@
 //! What a launch costs: jobs per second of `process` beside a bare loop that starts the same command, and of
-//! `resident` beside handlers in Rust in this process, all with the same concurrency and in the same minute.
+//! `resident` beside handlers in Rust in this process, all with the same concurrency, in turns.
 
 use std::{
     process::{Command, Stdio},
@@ -10,7 +10,7 @@ use std::{
 use serde_json::{Value, json};
 use tokio_postgres::types::Type;
 
-use super::ratio;
+use super::{SLICE, median, put};
 use crate::{
     JobQueue, NewJob, SessionOptions,
     worker::{self, WorkerOptions},
@@ -26,31 +26,47 @@ const HANDLER: &str = r#"while read -r line; do echo '{"ok":true}'; done"#;
 pub struct LaunchOptions {
     /// Jobs, and commands of the bare loop, at once.
     pub concurrency: usize,
-    /// Seconds per measurement, about.
-    pub seconds: u64,
+    /// How long each side of a ratio is measured, in all.
+    pub time: Duration,
 }
 
 /// Measures both launches and what each is compared with. Leaves completed jobs in queues of its own.
+/// `progress` is told of every step.
 ///
 /// # Errors
 /// The database's; a command that cannot be started.
-pub async fn run(queue: JobQueue, options: LaunchOptions) -> anyhow::Result<Value> {
-    let bare = bare_loop(options.clone()).await?;
-    let process = jobs(&queue, &options, "process", &[COMMAND], bare).await?;
-    let rust = in_process(&queue, &options, bare * 5.0).await?;
-    let resident = jobs(&queue, &options, "resident", &["sh", "-c", HANDLER], bare * 5.0).await?;
-    Ok(json!({
-        "concurrency": options.concurrency,
-        "bare_per_second": bare.round(), "process_per_second": process.round(), "process_to_bare": ratio(process, bare),
-        "rust_per_second": rust.round(), "resident_per_second": resident.round(), "resident_to_rust": ratio(resident, rust),
-    }))
+pub async fn run(queue: JobQueue, options: LaunchOptions, progress: impl Fn(&str)) -> anyhow::Result<Value> {
+    let rounds = options.time.as_secs().max(1);
+    let mut figures = json!({"concurrency": options.concurrency});
+
+    progress("process, beside a bare loop");
+    let (mut own, mut bare) = (Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        bare.push(bare_loop(options.concurrency).await?);
+        let guess = own.last().copied().unwrap_or(bare[0] / 2.0);
+        own.push(jobs(&queue, &options, "process", &[COMMAND], guess).await?);
+    }
+    figures["bare_per_second"] = median(bare.clone()).round().into();
+    put(&mut figures, "process", &own, "bare", &bare);
+
+    progress("resident, beside handlers in Rust");
+    let (mut own, mut rust) = (Vec::new(), Vec::new());
+    for _ in 0..rounds {
+        let guess = rust.last().copied().unwrap_or(bare[0] * 2.0);
+        rust.push(in_process(&queue, &options, guess).await?);
+        let guess = own.last().copied().unwrap_or(rust[0] / 2.0);
+        own.push(jobs(&queue, &options, "resident", &["sh", "-c", HANDLER], guess).await?);
+    }
+    figures["rust_per_second"] = median(rust.clone()).round().into();
+    put(&mut figures, "resident", &own, "rust", &rust);
+    Ok(figures)
 }
 
 /// The command and nothing else: a thread per slot starts it and waits for its end.
-async fn bare_loop(options: LaunchOptions) -> anyhow::Result<f64> {
+async fn bare_loop(concurrency: usize) -> anyhow::Result<f64> {
     let run = move || {
         let (count, started) = (AtomicU64::new(0), Instant::now());
-        let end = started + Duration::from_secs(options.seconds);
+        let end = started + SLICE;
         std::thread::scope(|scope| {
             let turn = || {
                 while Instant::now() < end {
@@ -59,7 +75,7 @@ async fn bare_loop(options: LaunchOptions) -> anyhow::Result<f64> {
                 }
                 std::io::Result::Ok(())
             };
-            let threads: Vec<_> = (0..options.concurrency).map(|_| scope.spawn(turn)).collect();
+            let threads: Vec<_> = (0..concurrency).map(|_| scope.spawn(turn)).collect();
             threads.into_iter().try_for_each(|t| t.join().expect("the loop does not panic"))
         })?;
         anyhow::Ok(count.load(Relaxed) as f64 / started.elapsed().as_secs_f64())
@@ -67,9 +83,9 @@ async fn bare_loop(options: LaunchOptions) -> anyhow::Result<f64> {
     tokio::task::spawn_blocking(run).await?
 }
 
-/// Fills a queue with about as many jobs as a rate takes in the time there is.
-async fn fill(queue: &JobQueue, name: &str, seconds: u64, rate: f64) -> anyhow::Result<usize> {
-    let jobs = (rate * seconds as f64).clamp(100.0, 100_000.0) as usize;
+/// Fills a queue with about as many jobs as a rate takes in a slice.
+async fn fill(queue: &JobQueue, name: &str, rate: f64) -> anyhow::Result<usize> {
+    let jobs = (rate * SLICE.as_secs_f64()).clamp(100.0, 100_000.0) as usize;
     for n in 0..jobs.div_ceil(5000) {
         let batch = vec![NewJob::new(name, json!({})).queue(name); 5000.min(jobs - n * 5000)];
         queue.enqueue_many(&batch).await?;
@@ -91,7 +107,7 @@ async fn jobs(
     let client = queue.pool().get().await.map_err(crate::Error::from)?;
     client.query_typed("SELECT rowlock.put_job_type($1)", &[(&job_type, Type::JSONB)]).await?;
     drop(client);
-    let jobs = fill(queue, &name, options.seconds, guess).await?;
+    let jobs = fill(queue, &name, guess).await?;
     let worker = WorkerOptions {
         queues: vec![name.clone()],
         concurrency: options.concurrency,
@@ -115,7 +131,7 @@ async fn jobs(
 /// Handlers that are Rust: what a program does that uses the library and no worker.
 async fn in_process(queue: &JobQueue, options: &LaunchOptions, guess: f64) -> anyhow::Result<f64> {
     let name = "rowlock-bench-rust";
-    let jobs = fill(queue, name, options.seconds, guess).await?;
+    let jobs = fill(queue, name, guess).await?;
     let session = queue
         .session(SessionOptions {
             queues: vec![name.into()],

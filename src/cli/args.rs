@@ -11,8 +11,8 @@ use chrono::{DateTime, Utc};
 use clap::{Parser, Subcommand, ValueEnum};
 use uuid::Uuid;
 
-pub(super) use self::running::{Controller, Dev, Explain, LogFormat, Place, SchedulesCommand, Serve, Worker};
-use crate::simulate::Shape;
+pub(super) use self::running::{Controller, Dev, Explain, LogFormat, SchedulesCommand, Serve, Worker};
+use crate::{cluster::ClusterOptions, simulate::Shape};
 
 /// A job queue in PostgreSQL.
 #[derive(Parser)]
@@ -24,8 +24,30 @@ pub(super) struct Args {
     /// How to print.
     #[arg(short, long, global = true, env = "ROWLOCK_OUTPUT", default_value = "table")]
     pub output: Format,
+    #[command(flatten)]
+    pub cluster: InCluster,
     #[command(subcommand)]
     pub command: Command,
+}
+
+/// Which cluster, for what works in one, and for `kubectl rowlock`.
+#[derive(clap::Args)]
+pub(super) struct InCluster {
+    /// The namespace of Kubernetes; by default the context's, or the service account's.
+    #[arg(short, long, global = true, env = "ROWLOCK_NAMESPACE", value_name = "NAME")]
+    pub namespace: Option<String>,
+    /// A context of the kubeconfig; by default its current one.
+    #[arg(long, global = true, env = "ROWLOCK_CONTEXT", value_name = "NAME")]
+    pub context: Option<String>,
+    /// By default the file that KUBECONFIG names, or ~/.kube/config.
+    #[arg(long, global = true, env = "ROWLOCK_KUBECONFIG", value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+}
+
+impl From<InCluster> for ClusterOptions {
+    fn from(args: InCluster) -> ClusterOptions {
+        ClusterOptions { kubeconfig: args.kubeconfig, context: args.context, namespace: args.namespace }
+    }
 }
 
 #[derive(Clone, Copy, ValueEnum, PartialEq)]

@@ -35,8 +35,8 @@ pub(super) async fn run(given: Option<JobQueue>, out: &Output, args: Bench) -> a
         }
     };
     if args.launch {
-        let options = bench::launch::LaunchOptions { concurrency: args.clients.into(), seconds: args.time.as_secs() };
-        let figures = bench::launch::run(queue, options).await?;
+        let options = bench::launch::LaunchOptions { concurrency: args.clients.into(), time: args.time };
+        let figures = bench::launch::run(queue, options, output::message).await?;
         drop(server);
         return out.one(&figures, "bench");
     }

@@ -1,10 +1,6 @@
 //! `rowlock controller`.
 
-use super::{
-    args::{Controller, Place},
-    output, serve,
-    worker::stop_on_signal,
-};
+use super::{args::Controller, output, serve, worker::stop_on_signal};
 use crate::{
     JobQueue,
     cluster::{Cluster, ClusterOptions, Events},
@@ -12,10 +8,10 @@ use crate::{
     metrics::Facts,
 };
 
-pub(super) async fn run(queue: JobQueue, args: Controller) -> anyhow::Result<()> {
+pub(super) async fn run(queue: JobQueue, place: &ClusterOptions, args: Controller) -> anyhow::Result<()> {
     serve::log(&args.serve);
     let stop = stop_on_signal()?;
-    let cluster = Cluster::find(&options(&args.place)).await?;
+    let cluster = Cluster::find(place).await?;
     let facts = Facts::new("controller");
     let _served = serve::http(&args.serve, &queue, &facts).await?;
     let mut options =
@@ -31,12 +27,4 @@ pub(super) async fn run(queue: JobQueue, args: Controller) -> anyhow::Result<()>
     let target = Deployments::watch(cluster, events);
     controller::run(queue, target, options, stop.drain).await?;
     Ok(())
-}
-
-fn options(place: &Place) -> ClusterOptions {
-    ClusterOptions {
-        kubeconfig: place.kubeconfig.clone(),
-        context: place.context.clone(),
-        namespace: place.namespace.clone(),
-    }
 }

@@ -13,6 +13,7 @@ mod install;
 mod jobs;
 mod migrate;
 mod output;
+mod plugin;
 mod queues;
 mod schedules;
 mod serve;
@@ -21,14 +22,14 @@ mod worker;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser};
+use clap::{CommandFactory, FromArgMatches, Parser};
 
 use self::{
     args::{Args, Command, MigrateCommand, TypesCommand},
     exit::Exit,
     output::Output,
 };
-use crate::{Error, JobQueue, migrate::MIGRATIONS};
+use crate::{Error, JobQueue, cluster::ClusterOptions, migrate::MIGRATIONS};
 
 /// Reads the command line, runs it, answers the exit code: 0, 1 error or job failed, 2 usage, 3 not found,
 /// 4 refused, 124 wait timed out.
@@ -39,7 +40,12 @@ use crate::{Error, JobQueue, migrate::MIGRATIONS};
 /// }
 /// ```
 pub fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = if plugin::is_plugin(&program()) {
+        let command = Args::command().name("kubectl rowlock").bin_name("kubectl rowlock");
+        Args::from_arg_matches(&command.get_matches()).unwrap_or_else(|e| e.exit())
+    } else {
+        Args::parse()
+    };
     // The guardian only waits, and there is one for every worker: no threads for it.
     let mut runtime = match args.command {
         Command::Guardian { .. } => tokio::runtime::Builder::new_current_thread(),
@@ -53,6 +59,11 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error),
     }
+}
+
+/// What this process was started as.
+fn program() -> String {
+    std::env::args().next().unwrap_or_default()
 }
 
 fn fail(error: &anyhow::Error) -> ExitCode {
@@ -72,8 +83,10 @@ type Arg<'a> = (&'a (dyn tokio_postgres::types::ToSql + Sync), tokio_postgres::t
 async fn run(args: Args) -> anyhow::Result<()> {
     let out = Output::new(args.output);
     let database = args.database_url.or_else(|| std::env::var("DATABASE_URL").ok()).filter(|url| !url.is_empty());
+    let cluster = ClusterOptions::from(args.cluster);
     let connect = async || match &database {
         Some(url) => Ok::<_, anyhow::Error>(JobQueue::connect(url).await?),
+        None if plugin::is_plugin(&program()) => plugin::connect(cluster.clone()).await,
         None => {
             Err(Exit::Usage("no database: give --database-url, or set DATABASE_URL or ROWLOCK_DATABASE_URL".into())
                 .into())
@@ -112,7 +125,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
         }
         Command::Schedules { command } => schedules::run(&connect().await?, &out, command).await,
         Command::Explain(command) => explain::run(&connect().await?, &out, command).await,
-        Command::Controller(command) => controller::run(connect().await?, command).await,
+        Command::Controller(command) => controller::run(connect().await?, &cluster, command).await,
         Command::Worker(command) => worker::run(connect().await?, &out, command).await,
         Command::Dev(command) => dev::run(&out, command).await,
         Command::Bench(command) => {

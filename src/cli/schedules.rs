@@ -38,6 +38,11 @@ pub(super) async fn run(queue: &JobQueue, out: &Output, command: SchedulesComman
             output::message(&format!("schedule {name} is disabled; what it enqueued runs"));
             Ok(())
         }
+        SchedulesCommand::Remove { name } => {
+            call("remove", &name).await?;
+            output::message(&format!("schedule {name} is removed; what it enqueued runs"));
+            Ok(())
+        }
         SchedulesCommand::Run { name } => {
             let id: Uuid = call("run", &name).await?[0].try_get(0).map_err(Error::from)?;
             out.one(&json!({"id": id, "schedule": name}), &id.to_string())

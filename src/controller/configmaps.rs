@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     catalog::{self, Catalog},
+    fault::Fault,
     lead::Reign,
     store::Store,
 };
@@ -132,7 +133,8 @@ impl Sync {
         tracing::error!(source, fault, "refused; what was loaded before stays");
         let note = format!("{fault}. Correct it; until then the last good version stays");
         self.source.events.tell(map.object_ref(&()), Kind::Warning, "InvalidCatalog", note);
-        self.store.count_error(map.metadata.name.as_deref().unwrap_or_default(), "invalid_catalog").await?;
+        let name = map.metadata.name.as_deref().unwrap_or_default();
+        self.store.count_fault(self.epoch, name, Fault::InvalidCatalog).await?;
         Ok(true)
     }
 }

@@ -1,5 +1,6 @@
 //! Deployments as what is scaled: those with the label `rowlock.dev/worker: "true"`, by their annotations. Its
-//! rooms: `pod`, what a Pod's state means; `view`, a Deployment with its Pods as replicas; `mark`, which of them go first.
+//! rooms: `pod`, what a Pod's state means; `view`, a Deployment with its Pods as replicas; `mark`, which
+//! of them go first; `size`, what it is set to.
 //!
 //! A look reads the local copies that two watches keep, and costs no request; only what is done does. While the
 //! API server is away what was seen last holds, and nothing is asked of it but now and then.
@@ -16,6 +17,7 @@
 
 mod mark;
 mod pod;
+mod size;
 mod view;
 
 use std::{
@@ -34,6 +36,7 @@ use tokio::sync::Notify;
 
 use self::{
     pod::State,
+    size::{Answer, Change, Plan, Size},
     view::{Known, uid},
 };
 use super::target::{Look, News, Target};
@@ -70,10 +73,7 @@ pub struct Deployments {
 
 /// What is known of a Deployment beside its object.
 struct Memory {
-    /// What we set it to, while the watch shows it as of before: its version, and the size.
-    set: Option<(String, u32)>,
-    /// The same of a call without an answer: whether it had its effect is not known before another version is seen.
-    tried: Option<(String, u32)>,
+    size: Size,
     short_since: Instant,
     /// Which Pods are to be marked, and since when exactly those are.
     marked: Option<(Vec<String>, Instant)>,
@@ -127,47 +127,27 @@ impl Deployments {
         }
     }
 
-    /// What it is set to: by us a moment ago, or by what is seen of it.
-    fn set_to(&mut self, deployment: &Deployment) -> u32 {
-        let seen = deployment.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1);
-        let version = deployment.metadata.resource_version.as_deref();
-        let name = deployment.metadata.name.as_deref().unwrap_or_default();
-        let memory = self.memories.get_mut(name);
-        let set = memory.and_then(|m| {
-            m.set.take_if(|(before, _)| version != Some(before.as_str()));
-            m.set.as_ref().map(|(_, to)| *to)
-        });
-        set.unwrap_or_else(|| u32::try_from(seen).unwrap_or(0))
-    }
-
-    /// Sets the size, if the Deployment is still as it was seen.
-    async fn scale(&mut self, name: &str, size: impl FnOnce(u32) -> u32) -> anyhow::Result<bool> {
+    /// Changes the size, if the Deployment is still as it was seen.
+    async fn scale(&mut self, name: &str, change: Change) -> anyhow::Result<bool> {
         let Some(deployment) = self.deployment(name).filter(|_| !self.is_away()) else { return Ok(false) };
-        let present = self.set_to(&deployment);
-        let to = size(present);
-        let version = deployment.metadata.resource_version.clone().unwrap_or_default();
         let Some(memory) = self.memories.get_mut(name) else { return Ok(false) };
-        // It had its effect, and is not to be done twice.
-        let did = memory.tried.take_if(|(before, _)| *before != version).is_some_and(|(_, tried)| tried == present);
-        if to == present || did {
-            return Ok(true);
-        }
-        // One change at a time: the version of the last is not known before it is seen.
-        if memory.set.is_some() {
-            return Ok(false);
-        }
+        let (version, seen) = set_to(&deployment);
+        let present = memory.size.present(version, seen);
+        let to = match memory.size.plan(version, present, change) {
+            Plan::Done => return Ok(true),
+            Plan::Wait => return Ok(false),
+            Plan::Set(to) => to,
+        };
         let patch = Patch::Merge(json!({"metadata": {"resourceVersion": version}, "spec": {"replicas": to}}));
-        let api = self.cluster.api::<Deployment>();
-        let params = PatchParams::default();
+        let (api, params) = (self.cluster.api::<Deployment>(), PatchParams::default());
         let what = format!("scale deployment {name}");
         let answer = self.cluster.call(&what, api.patch_scale(name, &params, &patch)).await;
-        if let Some(memory) = self.memories.get_mut(name) {
-            match &answer {
-                Ok(_) => memory.set = Some((version, to)),
-                Err(error) if error.is_away() => memory.tried = Some((version, to)),
-                Err(_) => {}
-            }
-        }
+        let ended = match &answer {
+            Ok(_) => Answer::Yes,
+            Err(error) if error.is_away() => Answer::None,
+            Err(_) => Answer::No,
+        };
+        memory.size.answered(version.to_owned(), to, change, ended);
         Ok(self.heard(answer)?.is_some())
     }
 
@@ -194,13 +174,10 @@ impl Deployments {
     }
 }
 
-/// A Pod that was made a while ago was ordered then; one that was made just now, now.
-fn ordered(pod: &Pod) -> Instant {
-    let now = Instant::now();
-    let made = pod.metadata.creation_timestamp.as_ref().and_then(pod::instant);
-    let age = made.and_then(|made| (chrono::Utc::now() - made).to_std().ok()).unwrap_or_default();
-    // The API's times are whole seconds, by another clock.
-    if age < Duration::from_secs(5) { now } else { now.checked_sub(age).unwrap_or(now) }
+/// The version that is seen, and the size it has.
+fn set_to(deployment: &Deployment) -> (&str, u32) {
+    let size = deployment.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1);
+    (deployment.metadata.resource_version.as_deref().unwrap_or_default(), u32::try_from(size).unwrap_or(0))
 }
 
 impl Target for Deployments {
@@ -209,7 +186,7 @@ impl Target for Deployments {
             return Ok(Look::default());
         };
         let now = Instant::now();
-        let new = || Memory { set: None, tried: None, short_since: now, marked: None };
+        let new = || Memory { size: Size::default(), short_since: now, marked: None };
         for d in &deployments {
             self.memories.entry(d.metadata.name.clone().unwrap_or_default()).or_insert_with(new);
         }
@@ -218,17 +195,18 @@ impl Target for Deployments {
         let mut by_deployment: HashMap<&str, Vec<&Pod>> = HashMap::new();
         for pod in &pods {
             if let Some(name) = pod::deployment(pod).filter(|d| ours.contains(*d)) {
-                self.ordered.entry(uid(pod).to_owned()).or_insert_with(|| ordered(pod));
+                self.ordered.entry(uid(pod).to_owned()).or_insert_with(|| pod::ordered(pod));
                 by_deployment.entry(name).or_default().push(pod);
             }
         }
         let mut look = Look { gone, ..Look::default() };
         for d in deployments.iter().filter(|d| d.metadata.deletion_timestamp.is_none()) {
             let name = d.metadata.name.as_deref().unwrap_or_default();
-            let set_to = self.set_to(d);
             let pods = by_deployment.get(name).map(Vec::as_slice).unwrap_or_default();
             let there = pods.iter().filter(|p| !matches!(pod::state(p), State::Ended | State::Leaving)).count();
             let Some(memory) = self.memories.get_mut(name) else { continue };
+            let (version, seen) = set_to(d);
+            let set_to = memory.size.present(version, seen);
             if there >= set_to as usize {
                 memory.short_since = now;
             }
@@ -244,7 +222,7 @@ impl Target for Deployments {
     }
 
     async fn grow(&mut self, deployment: &str, to: u32) -> anyhow::Result<bool> {
-        self.scale(deployment, |present| to.max(present)).await
+        self.scale(deployment, Change::AtLeast(to)).await
     }
 
     async fn may_shrink(&mut self, deployment: &str) -> anyhow::Result<bool> {
@@ -281,7 +259,7 @@ impl Target for Deployments {
 
     async fn stop(&mut self, deployment: &str, replicas: &[String]) -> anyhow::Result<bool> {
         let fewer = u32::try_from(replicas.len()).unwrap_or(u32::MAX);
-        let done = self.scale(deployment, |present| present.saturating_sub(fewer)).await?;
+        let done = self.scale(deployment, Change::Fewer(fewer)).await?;
         if done {
             let now = Instant::now();
             self.stopping.extend(replicas.iter().map(|key| (key.clone(), now)));

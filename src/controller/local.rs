@@ -115,7 +115,7 @@ impl LocalProcesses {
             .spawn()
             .with_context(|| format!("cannot start {}", self.options.program.display()))?;
         let leash = child.stdin.take();
-        Ok(Running { number, replica: Replica { key, ordered }, child, _leash: leash, stopping: false })
+        Ok(Running { number, replica: Replica { key, ordered, up: true }, child, _leash: leash, stopping: false })
     }
 
     fn reap(&mut self) -> anyhow::Result<()> {

@@ -175,7 +175,7 @@ mod tests {
     }
 
     fn replica(key: &str) -> Replica {
-        Replica { key: key.into(), ordered: Instant::now() }
+        Replica { key: key.into(), ordered: Instant::now(), up: true }
     }
 
     #[test]

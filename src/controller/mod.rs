@@ -13,7 +13,7 @@
 //! - `observe`, `rates`: one look at the database. `memory`: what is remembered of a Deployment.
 //! - [`target`]: what is scaled. [`local`]: processes of this machine. [`kubernetes`]: Deployments. `scale_in`: none that works is stopped.
 //! - `catalog`: job types and schedules as a file has them. [`configmaps`]: the same from a cluster.
-//! - `store`: the only file that calls the controller's SQL.
+//! - `fault`: what can fail, by name. `store`: the only file that calls the controller's SQL.
 
 pub(crate) mod catalog;
 pub mod configmaps;
@@ -21,6 +21,7 @@ pub mod decide;
 pub mod decision;
 pub mod demand;
 mod explain;
+mod fault;
 pub mod history;
 pub mod kubernetes;
 mod lead;

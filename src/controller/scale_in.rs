@@ -26,7 +26,7 @@ pub(super) struct ScaleIn {
 pub(super) struct Chosen {
     /// Idle workers, each with its replica's key.
     pub idle: Vec<(Uuid, String)>,
-    /// Keys of replicas without a worker: what has not started holds no job, and may never start.
+    /// Keys of replicas that are not up and without a worker: what has not started holds no job, and may never start.
     pub unstarted: Vec<String>,
 }
 
@@ -50,7 +50,7 @@ pub(super) fn choose(scaled: &Scaled, workers: &Workers<'_>, too_many: u32) -> C
     replicas.sort_by_key(|r| std::cmp::Reverse(r.ordered));
     let mut left = too_many as usize;
     let mut chosen = Chosen::default();
-    let without = replicas.iter().filter(|r| workers.of(&r.key).is_empty());
+    let without = replicas.iter().filter(|r| !r.up && workers.of(&r.key).is_empty());
     chosen.unstarted = without.take(left).map(|r| r.key.clone()).collect();
     left -= chosen.unstarted.len();
     let idle = replicas.iter().filter_map(|r| match workers.of(&r.key) {
@@ -98,7 +98,9 @@ impl ScaleIn {
         // One that ended meanwhile is nobody's to stop, and one that has started may have a job.
         let there = |key: &String| scaled.replicas.iter().any(|r| r.key == *key);
         self.leaving.idle.retain(|(_, key)| there(key));
-        self.leaving.unstarted.retain(|key| there(key) && workers.of(key).is_empty());
+        self.leaving
+            .unstarted
+            .retain(|key| scaled.replicas.iter().any(|r| r.key == *key && !r.up) && workers.of(key).is_empty());
         let idle = store.drained(epoch, &self.leaving.ids()).await?;
         self.leaving.idle.retain(|(id, _)| idle.contains(id));
         let keys = self.leaving.keys();
@@ -121,8 +123,9 @@ mod tests {
     #[test]
     fn only_idle_ones_are_chosen_the_latest_first() {
         let now = Instant::now();
-        let replicas: Vec<Replica> =
-            (0..5).map(|n| Replica { key: format!("r{n}"), ordered: now + Duration::from_secs(n) }).collect();
+        let replicas: Vec<Replica> = (0..6)
+            .map(|n| Replica { key: format!("r{n}"), ordered: now + Duration::from_secs(n), up: n < 4 || n == 5 })
+            .collect();
         let scaled = Scaled { name: "d".into(), limits: Ok(Limits::new(vec!["a".into()])), replicas, unschedulable: 0 };
         let worker = |n: u32, running, draining| WorkerRow {
             id: Uuid::now_v7(),
@@ -131,7 +134,7 @@ mod tests {
             draining,
             running,
         };
-        // r4 has no worker yet, r3 is busy, r0 drains already.
+        // r4 has no worker yet, nor has r5, which may have lost its own for a moment; r3 is busy, r0 drains already.
         let workers = [worker(0, 0, true), worker(1, 0, false), worker(2, 0, false), worker(3, 1, false)];
         let keys = |too_many| choose(&scaled, &Workers::new(&workers), too_many).keys();
         assert_eq!(keys(5), ["r4", "r2", "r1"]);

@@ -11,6 +11,7 @@ use tokio_postgres::{
 };
 use uuid::Uuid;
 
+use super::fault::Fault;
 use crate::{Error, JobQueue, session::Kept};
 
 /// No call takes longer: a leader that hangs is none.
@@ -125,10 +126,13 @@ impl Store {
     }
 
     /// Counts, for the metrics, what could not be done.
-    pub(super) async fn count_error(&self, deployment: &str, reason: &str) -> Result<(), Error> {
-        self.rows("SELECT rowlock.scaler_error_v1($1, $2)", &[(&deployment, Type::TEXT), (&reason, Type::TEXT)])
-            .await
-            .map(drop)
+    pub(super) async fn count_fault(&self, epoch: i64, deployment: &str, fault: Fault) -> Result<(), Error> {
+        self.rows(
+            "SELECT rowlock.scaler_error_v1($1, $2, $3)",
+            &[(&epoch, Type::INT8), (&deployment, Type::TEXT), (&fault.name(), Type::TEXT)],
+        )
+        .await
+        .map(drop)
     }
 
     /// The highest need of the last `window`, in slots, by what was recorded.

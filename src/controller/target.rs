@@ -29,6 +29,8 @@ pub struct Replica {
     pub key: String,
     /// When it was ordered.
     pub ordered: Instant,
+    /// Its program runs, for all that is known: it may have a job, also when no worker of it is to be seen.
+    pub up: bool,
 }
 
 /// What a look at the target saw.

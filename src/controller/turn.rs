@@ -12,12 +12,13 @@ use super::{
     decide::decide,
     decision::Decision,
     demand::Current,
+    fault::Fault,
     limits::{InvalidLimits, Limits},
     memory::{self, Memory},
     observe::{Observer, Seen, Workers},
     scale_in,
     store::Store,
-    target::{News, Scaled, Target},
+    target::{Look, News, Scaled, Target},
 };
 use crate::{
     Error,
@@ -71,16 +72,10 @@ impl<T: Target> Turns<T> {
             self.memories.clear();
             self.watched.clear();
         }
-        let look = self.target.look().await?;
-        self.gone.extend(look.gone);
-        if !self.gone.is_empty() {
-            let jobs = self.store.lost(epoch, &self.gone).await?;
-            tracing::debug!(replicas = self.gone.len(), jobs, "replicas have ended");
-            self.gone.clear();
-        }
-        self.refuse(&look.deployments).await?;
+        let look = self.look().await?;
         let queues = queues(&look.deployments);
         if queues.is_empty() {
+            self.facts.set_replicas(Vec::new());
             return Ok(None);
         }
         let soon = self.memories.values().filter_map(Memory::start_seconds).fold(SOON, f64::max);
@@ -109,19 +104,39 @@ impl<T: Target> Turns<T> {
         }
         self.facts.set_replicas(told);
         for (scaled, current, decision) in acts {
-            match self.act(scaled, &current, &decision, &workers).await {
-                // A database that is away counts nothing, and the next Deployment would not fare better.
-                Err(error) if error.is::<Error>() => return Err(error),
-                Err(error) => {
-                    tracing::warn!(deployment = scaled.name, "{error:#}; it is tried again");
-                    self.store.count_error(&scaled.name, "act").await?;
-                }
-                Ok(()) => {}
+            let Err((fault, error)) = self.act(scaled, &current, &decision, &workers).await else { continue };
+            if error.is::<Error>() {
+                // Of the database, which has no place for a count then. The others would fail alike.
+                return Err(error);
             }
+            // One that cannot be scaled keeps no other from it.
+            tracing::error!(deployment = scaled.name, fault = fault.name(), "{error:#}");
+            self.store.count_fault(epoch, &scaled.name, fault).await?;
         }
         let again = self.watch(seen.quiet(&queues)).await?;
         let next = self.memories.values().filter_map(|m| m.scale_in.due_in()).min();
         Ok(if again { Some(Duration::ZERO) } else { next })
+    }
+
+    /// What there is to scale. What has ended is told to the database, and what cannot be understood is said.
+    async fn look(&mut self) -> anyhow::Result<Look> {
+        let mut look = match self.target.look().await {
+            Ok(look) => look,
+            Err(error) => {
+                for deployment in self.memories.keys() {
+                    self.store.count_fault(self.epoch, deployment, Fault::Look).await?;
+                }
+                return Err(error);
+            }
+        };
+        self.gone.append(&mut look.gone);
+        if !self.gone.is_empty() {
+            let jobs = self.store.lost(self.epoch, &self.gone).await?;
+            tracing::debug!(replicas = self.gone.len(), jobs, "replicas have ended");
+            self.gone.clear();
+        }
+        self.refuse(&look.deployments).await?;
+        Ok(look)
     }
 
     /// Says which are not scaled: once, now and then, and when the reason is another.
@@ -132,7 +147,7 @@ impl<T: Target> Turns<T> {
             self.target.tell(&scaled.name, News::Invalid(error));
             if self.refused.get(&scaled.name).is_none_or(|(said, at)| said != error || at.elapsed() > REFUSED_AGAIN) {
                 tracing::error!(deployment = scaled.name, %error, "not scaled");
-                self.store.count_error(&scaled.name, "invalid_annotations").await?;
+                self.store.count_fault(self.epoch, &scaled.name, Fault::InvalidAnnotations).await?;
                 self.refused.insert(scaled.name.clone(), (error.clone(), Instant::now()));
             }
         }
@@ -178,10 +193,11 @@ impl<T: Target> Turns<T> {
         current: &Current,
         decision: &Decision,
         workers: &Workers<'_>,
-    ) -> anyhow::Result<()> {
+    ) -> Result<(), (Fault, anyhow::Error)> {
+        let stop = |error| (Fault::Stop, error);
         let Some(memory) = self.memories.get_mut(&scaled.name) else { return Ok(()) };
         let (store, epoch) = (&self.store, self.epoch);
-        let stopped = memory.scale_in.finish(store, epoch, &mut self.target, scaled, workers).await?;
+        let stopped = memory.scale_in.finish(store, epoch, &mut self.target, scaled, workers).await.map_err(stop)?;
         if stopped > 0 {
             tracing::info!(deployment = scaled.name, stopped, "idle replicas are stopped");
         }
@@ -192,7 +208,7 @@ impl<T: Target> Turns<T> {
         if to > from {
             // Those on their way out are there still, and do not count.
             let leaving = u32::try_from(scaled.replicas.len()).unwrap_or(u32::MAX).saturating_sub(current.replicas);
-            if self.target.grow(&scaled.name, to.saturating_add(leaving)).await? {
+            if self.target.grow(&scaled.name, to.saturating_add(leaving)).await.map_err(|e| (Fault::Grow, e))? {
                 tracing::info!(deployment = scaled.name, from, to, reason, "scaling out");
                 self.target.tell(&scaled.name, News::Decided(decision));
             }
@@ -201,8 +217,8 @@ impl<T: Target> Turns<T> {
         // Those that were stopped just now are counted in this decision.
         if !memory.scale_in.is_under_way() && stopped == 0 {
             let chosen = scale_in::choose(scaled, workers, from - to);
-            if !chosen.is_empty() && self.target.may_shrink(&scaled.name).await? {
-                let marked = memory.scale_in.begin(store, epoch, chosen).await?;
+            if !chosen.is_empty() && self.target.may_shrink(&scaled.name).await.map_err(stop)? {
+                let marked = memory.scale_in.begin(store, epoch, chosen).await.map_err(stop)?;
                 tracing::info!(deployment = scaled.name, from, to, marked, reason, "scaling in");
                 self.target.tell(&scaled.name, News::Decided(decision));
             }

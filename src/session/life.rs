@@ -119,7 +119,11 @@ impl Session {
     /// ```
     pub async fn keep(&self) -> Result<Kept, Error> {
         let rows = self.pool.get().await?.query_typed(Kept::SQL, &[(&self.id, Type::UUID)]).await?;
-        Kept::read(&rows[0])
+        let kept = Kept::read(&rows[0])?;
+        if kept.rescued > 0 {
+            self.hints().put_back();
+        }
+        Ok(kept)
     }
 
     /// Ends the worker's life. Release its jobs first; what it still holds is rescued.

@@ -52,7 +52,7 @@ impl Catalog {
             match Catalog::load(queue).await {
                 Ok(new) => *self = new,
                 // What is known serves until the database is back.
-                Err(error) if error.is_transient() => tracing::warn!(%error, "job types not read again"),
+                Err(error) if error.may_pass() => tracing::warn!(%error, "job types not read again"),
                 Err(error) => return Err(error),
             }
         }

@@ -29,7 +29,7 @@ impl Caller {
             let mut wait = Duration::from_millis(50);
             loop {
                 match call().await {
-                    Err(error) if error.is_transient() => {
+                    Err(error) if error.may_pass() => {
                         tracing::warn!(%error, "the database is away, trying again");
                         tokio::time::sleep(wait).await;
                         wait = (wait * 2).min(Duration::from_secs(1));

@@ -89,6 +89,7 @@ pub(crate) async fn stand(worker: Uuid, dir: &Path) -> io::Result<()> {
         let left = deadline.saturating_sub(home::monotonic());
         if left == 0 && deadline != killed_for {
             // The worker should have done it: it is frozen, or starved, perhaps between a start and the register.
+            home::mark_killed(register.as_fd())?;
             kill_groups(&groups);
             end_marked(&mark).await;
             killed_for = deadline;

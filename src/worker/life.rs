@@ -24,7 +24,7 @@ use super::{
     launch::{
         self, Outcome, Run, Slot,
         home::Home,
-        orders::{Order, Orders, Why},
+        orders::{self, Order, Orders, Why},
     },
     lease::{self, Beat},
 };
@@ -89,6 +89,7 @@ pub(super) async fn live(
         draining: None,
         told_at: asked,
         empty_since: None,
+        killed: false,
         summary,
     };
     let result = life.work(&wake, &listener, shutdown).await;
@@ -127,6 +128,8 @@ struct Life<'a> {
     draining: Option<Instant>,
     told_at: Instant,
     empty_since: Option<Instant>,
+    /// The guardian has killed what ran.
+    killed: bool,
     summary: &'a mut WorkerSummary,
 }
 
@@ -179,9 +182,8 @@ impl Life<'_> {
     /// Waits a moment for more jobs to end, if many do: one call for several costs the database less. Enough
     /// of them go on to keep the processors busy, and after a pause it waits for nothing.
     async fn gather(&mut self) {
-        let busy = 2 * std::thread::available_parallelism().map_or(1, usize::from);
         let until = tokio::time::Instant::from_std(self.told_at + GATHER);
-        while !self.ends.is_empty() && self.running.len() > busy {
+        while !self.ends.is_empty() && self.running.len() > self.options.concurrency / 2 {
             tokio::select! {
                 Some(ended) = self.tasks.join_next() => self.end(ended),
                 () = tokio::time::sleep_until(until) => break,
@@ -218,14 +220,14 @@ impl Life<'_> {
         let beat = self.beats.borrow_and_update().clone();
         for id in &beat.cancelled {
             if let Some(job) = self.running.get(id) {
-                order(job, Order { why: Why::Cancelled, kill_at: Instant::now() + self.options.grace });
+                orders::give(job, Order { why: Why::Cancelled, kill_at: Instant::now() + self.options.grace });
             }
         }
-        if beat.lost || Instant::now() >= beat.deadline { Err(lost()) } else { Ok(()) }
+        if beat.lost || self.killed || Instant::now() >= beat.deadline { Err(lost()) } else { Ok(()) }
     }
 
     fn order_all(&self, what: Order) {
-        self.running.values().for_each(|job| order(job, what));
+        self.running.values().for_each(|job| orders::give(job, what));
     }
 
     /// Ends the handlers that wait.
@@ -246,11 +248,15 @@ impl Life<'_> {
     }
 
     fn end(&mut self, ended: Result<(Slot, ClaimedJob, Outcome), tokio::task::JoinError>) {
-        let (slot, job, outcome) = match ended {
+        let (slot, job, mut outcome) = match ended {
             Ok(ended) => ended,
             // A bug, and a job that would be held for ever: let the lease go.
             Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
         };
+        // The guardian was faster than a worker that had no processor: not the job's failure.
+        if matches!(outcome, Outcome::Failed(_)) && slot.is_killed() {
+            (self.killed, outcome) = (true, Outcome::Released);
+        }
         self.slots.push(slot);
         self.running.remove(&job.id);
         self.ends.add(job, outcome);
@@ -288,11 +294,4 @@ impl Life<'_> {
         });
         Ok(())
     }
-}
-
-fn order(job: &watch::Sender<Option<Order>>, what: Order) {
-    job.send_if_modified(|order| {
-        let merged = order.map_or(what, |o| o.and(what));
-        order.replace(merged) != Some(merged)
-    });
 }

@@ -95,14 +95,15 @@ pub struct WorkerSummary {
     pub released: u64,
 }
 
-/// Between two attempts to register, while the database is away.
-const ANEW: Duration = Duration::from_millis(500);
+/// Between two attempts to register, while the database is away: at first, and at most.
+const ANEW: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(2));
 
 /// Works until it is told to drain (then ends within the grace), or until nothing is due if asked so. A
 /// worker that loses its lease stops its jobs and goes on as another one.
 ///
 /// # Errors
-/// The database's, when the worker cannot start or is refused; [`Error::LeaseLost`] when its lease ended
+/// The database's, when the worker cannot start or is refused (once it has worked, it keeps trying while the database
+/// is away or shows a certificate that is not believed); [`Error::LeaseLost`] when its lease ended
 /// while it drained.
 ///
 /// ```no_run
@@ -121,19 +122,20 @@ pub async fn run(
     let shutdown = shutdown.into();
     let mut summary = WorkerSummary::default();
     let mut lived = false;
+    let mut wait = ANEW.0;
     loop {
         match life::live(&queue, &options, &shutdown, &mut summary).await {
             Ok(()) => return Ok(summary),
             Err(error) if shutdown.drain.is_cancelled() => return Err(error),
             Err(error @ Error::LeaseLost(_)) => {
-                lived = true;
+                (lived, wait) = (true, ANEW.0);
                 tracing::warn!(%error, "registering anew");
             }
             // A lease may well be lost because the database is away.
-            Err(error) if lived && error.is_transient() => {
+            Err(error) if lived && error.may_pass() => {
                 tracing::warn!(%error, "the database is away, trying to register again");
                 tokio::select! {
-                    () = tokio::time::sleep(ANEW) => {}
+                    () = tokio::time::sleep(wait) => wait = (2 * wait).min(ANEW.1),
                     () = shutdown.drain.cancelled() => return Err(error),
                 }
             }

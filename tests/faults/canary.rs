@@ -1,11 +1,12 @@
 //! A secret in payloads is found nowhere but where payloads belong: not in any process's arguments or environment,
-//! not in logs at their loudest, not in errors, not in what commands print.
+//! not in logs at their loudest (Postgres's own too), not in errors, not in metrics, not in what commands print.
 //!
 //! Where it belongs: the database, the job's own stdin and payload file, and what shows a job whole (`jobs get`,
 //! `enqueue --wait`, and `jobs list` as JSON or YAML).
 
 use std::{
-    io::Write as _,
+    io::{Read as _, Write as _},
+    net::TcpStream,
     os::unix::process::CommandExt as _,
     process::{Command, Stdio},
     sync::{
@@ -116,6 +117,27 @@ fn command(db: &Db, args: &[&str], stdin: &str) -> Vec<u8> {
     [output.stdout, output.stderr].concat()
 }
 
+/// What the program that was the `nth` to serve in a fleet exports, as soon as it is about the jobs that failed here.
+async fn metrics(fleet: &Fleet, nth: usize) -> String {
+    let served = || {
+        let log = std::fs::read_to_string(fleet.log()).unwrap();
+        let serving = log.lines().filter(|line| line.contains("serving /livez"));
+        let addresses = serving.filter_map(|line| Some(line.split("address=").nth(1)?.split(' ').next()?.to_owned()));
+        addresses.collect::<Vec<_>>().get(nth).and_then(|address| export(address).ok()).unwrap_or_default()
+    };
+    let whole = |text: &str| text.contains(" 200 OK") && text.contains(r#"reason="timeout""#);
+    until("metrics are served", || std::future::ready(whole(&served()))).await;
+    served()
+}
+
+fn export(address: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(address)?;
+    stream.write_all(b"GET /metrics HTTP/1.0\r\nHost: rowlock\r\nConnection: close\r\n\r\n")?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    Ok(text)
+}
+
 fn refused(secret: &str) -> String {
     secret.replace("canary", "refused")
 }
@@ -151,7 +173,9 @@ async fn a_secret_in_a_payload_is_found_in_no_process_no_log_no_error_and_no_tab
     let mut printed = enqueue_all(db, &secret);
 
     // One worker is killed under the endless job, the next one is cut off from it and then asked to end.
-    let fleet = Fleet::new(&db.url, &["--lease", "2s", "--grace", "2s"]).loud();
+    let fleet = Fleet::new(&db.url, &["--lease", "2s", "--grace", "2s", "--http", "127.0.0.1:0"]).loud();
+    let controllers = Fleet::new(&db.url, &["--http", "127.0.0.1:0"]).loud();
+    let _controller = controllers.run(&["controller"]);
     let first = fleet.start();
     let holder = "SELECT max(worker::text) FROM rowlock.lease";
     let (ready, ended) = ("SELECT count(*) FROM rowlock.ready", "SELECT count(*) FROM rowlock.history");
@@ -168,6 +192,7 @@ async fn a_secret_in_a_payload_is_found_in_no_process_no_log_no_error_and_no_tab
     let by_second: Option<String> = db.one(holder, &[]).await;
     db.run("UPDATE rowlock.worker SET lease_until = clock_timestamp() - interval '1 second'").await;
     until("it runs under another lease", || by_other(by_second.clone())).await;
+    let metrics = [metrics(&fleet, 1).await, metrics(&controllers, 0).await];
     second.signal("TERM");
     until("it ends", || std::future::ready(second.ended().is_some())).await;
     assert_eq!(db.one::<i64>(ready, &[]).await, 1, "the endless job is handed back");
@@ -188,12 +213,17 @@ async fn a_secret_in_a_payload_is_found_in_no_process_no_log_no_error_and_no_tab
     let (rounds, in_processes) = watch.stop();
     assert!(!contains(&printed, &refused(&secret)), "a refusal repeats what it refuses");
 
-    let logged = std::fs::read(fleet.log()).unwrap();
+    let logged = [fleet.log(), controllers.log()].map(|log| std::fs::read(log).unwrap()).concat();
     let server_log: String = db.one("SELECT current_setting('data_directory') || '/server.log'", &[]).await;
     let sql = "SELECT type, reason, coalesce(error, ''), payload::text FROM rowlock.history";
     let rows = db.client.query(sql, &[]).await.unwrap();
     let in_errors = rows.iter().filter(|r| r.get::<_, String>(2).contains(&secret)).count();
-    let everywhere = [("printed", printed), ("logged", logged), ("Postgres's log", std::fs::read(server_log).unwrap())];
+    let everywhere = [
+        ("printed", printed),
+        ("logged", logged),
+        ("metrics", metrics.concat().into_bytes()),
+        ("Postgres's log", std::fs::read(server_log).unwrap()),
+    ];
     let found: Vec<&str> =
         everywhere.iter().filter(|(_, text)| contains(text, &secret)).map(|(what, _)| *what).collect();
     eprintln!(

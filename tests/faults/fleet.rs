@@ -103,6 +103,11 @@ impl Fleet {
     }
 
     pub fn start(&self) -> Worker {
+        self.run(&["worker"])
+    }
+
+    /// The program with these words before the fleet's own arguments.
+    pub fn run(&self, words: &[&str]) -> Worker {
         static NEXT: AtomicU32 = AtomicU32::new(1);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let mut command = Command::new(env!("CARGO_BIN_EXE_rowlock"));
@@ -110,7 +115,8 @@ impl Fleet {
             command.env_remove(key);
         }
         let log = File::options().append(true).create(true).open(self.log()).unwrap();
-        command.arg("worker").args(&self.args).env("DATABASE_URL", &self.url);
+        command.args(words).args(&self.args).env("DATABASE_URL", &self.url);
+        command.env("POD_NAME", number.to_string());
         command.env("FAULTS_WORKER", number.to_string()).env("RUST_LOG", self.log_level);
         let child = command.process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
         Worker { number, child }

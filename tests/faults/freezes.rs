@@ -44,7 +44,10 @@ async fn every_late_word_of_a_frozen_worker_is_refused() {
     while frozen.len() < freezes {
         // Some end in the freeze, and their word waits in a pipe; some would not, and end with the lease.
         ids.extend(ledger::enqueue(&q, 150, |_| 20 + chance.below(300)).await);
-        let busy = || async { workers.iter().all(|w| !ledger.open_runs(w.number).is_empty()) };
+        let busy = || async {
+            let busy = ledger.busy().await;
+            workers.iter().all(|w| busy.contains(&w.number))
+        };
         until("all run jobs, those that were frozen as others", busy).await;
         let first = chance.below(WORKERS);
         let mut now_frozen = Vec::new();
@@ -52,7 +55,8 @@ async fn every_late_word_of_a_frozen_worker_is_refused() {
             let worker = &workers[(first + n) % WORKERS];
             worker.signal("STOP");
             let over = now() + u64::try_from(LEASE.as_nanos()).unwrap();
-            now_frozen.push(Freeze { worker: worker.number, over, end: 0, held: ledger.open_runs(worker.number) });
+            let held = ledger.open_runs(worker.number).await;
+            now_frozen.push(Freeze { worker: worker.number, over, end: 0, held });
             tokio::time::sleep(chance.millis(50)).await;
         }
         let all_over = now_frozen.iter().map(|f| f.over).max().unwrap();
@@ -133,7 +137,7 @@ impl Late {
 async fn accepted_late(db: &Db, ledger: &Ledger, frozen: &[Freeze]) -> usize {
     let ends = ledger::ends(db).await;
     let mut before: HashMap<u32, HashSet<Uuid>> = HashMap::new();
-    let runs = ledger.runs();
+    let runs = ledger.runs().await;
     let mut late = 0;
     for freeze in frozen {
         // Ids it had before it froze: afterwards it has another.

@@ -17,9 +17,6 @@ const SLOTS: usize = 4;
 /// The bar for a job that was cut short to run again: the lease, a search of the lanes from their beginning
 /// (see `src/hints.rs`), and two seconds.
 const AGAIN: Duration = Duration::from_millis(3000 + 500 + 2000);
-/// How long the keeper's place is held for a dead one, and how often others ask for it (see `keep_v1`). Where
-/// the next keeper is killed too, before it could rescue anybody, this comes on top.
-const SUCCESSION: Duration = Duration::from_secs(3 + 1);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn jobs_of_killed_workers_are_neither_lost_nor_doubled_and_run_again_soon() {
@@ -39,7 +36,7 @@ async fn jobs_of_killed_workers_are_neither_lost_nor_doubled_and_run_again_soon(
     let mut moments: Vec<usize> = (0..kills).map(|_| chance.below(2 * jobs)).collect();
     moments.sort_unstable();
     for moment in moments {
-        until("the work goes on to the next kill", || async { ledger.lines() >= moment }).await;
+        until("the work goes on to the next kill", || async { ledger.lines().await >= moment }).await;
         let victim = workers.swap_remove(chance.below(2));
         dead.insert(victim.number, victim.kill());
         workers.push(fleet.start());
@@ -62,7 +59,7 @@ async fn jobs_of_killed_workers_are_neither_lost_nor_doubled_and_run_again_soon(
     );
     assert_eq!((v.completed, v.crash_loops), (jobs, 0));
     assert!(v.extra_runs <= (kills + lost_leases) * SLOTS);
-    assert!(p99 <= AGAIN + SUCCESSION, "{p99:?}");
+    assert!(p99 <= AGAIN, "{p99:?}");
 }
 
 /// One kill at a time, so that what is measured is one recovery. Fifteen in CI, 75 in a soak.
@@ -81,7 +78,7 @@ async fn what_a_killed_worker_held_runs_again_within_the_lease_a_sweep_and_two_s
     for _ in 0..kills {
         ids.extend(ledger::enqueue(&q, 40, |_| 300 + chance.below(500)).await);
         let victim = workers.swap_remove(chance.below(2));
-        until("it runs jobs", || async { ledger.open_runs(victim.number).len() >= 5 }).await;
+        until("it runs jobs", || async { ledger.open_runs(victim.number).await.len() >= 5 }).await;
         tokio::time::sleep(chance.millis(300)).await;
         dead.insert(victim.number, victim.kill());
         workers.push(fleet.start());

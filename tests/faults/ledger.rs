@@ -1,11 +1,8 @@
-//! What the jobs say themselves: a file that only their handlers append to, on no database. Against it is held
+//! What the jobs say themselves: a table in another database, to which only their handlers append. Against it is held
 //! what the queue says: which run it accepted, and when a worker's lease was over.
 
 use std::{
     collections::{HashMap, HashSet},
-    fs::File,
-    io::{Read as _, Seek as _, SeekFrom},
-    path::PathBuf,
     process::Command,
     time::Duration,
 };
@@ -14,7 +11,11 @@ use rowlock::{JobQueue, NewJob};
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::{fleet::until, support::Db, work::put_type};
+use crate::{
+    fleet::until,
+    support::{Db, empty_database},
+    work::put_type,
+};
 
 /// The ends of leases, seen by a trigger of the test's: the queue forgets workers.
 const LEASES: &str = "
@@ -27,6 +28,15 @@ const LEASES: &str = "
     END $$;
     CREATE TRIGGER note AFTER UPDATE OF lease_until OR DELETE ON rowlock.worker
       FOR EACH ROW EXECUTE FUNCTION public.note_lease_end()";
+/// Who held which job, and since when, by another one. A worker is named by its process, see `Fleet`.
+const CLAIMS: &str = "
+    CREATE TABLE public.claim (job uuid, lease text, process text, at timestamptz DEFAULT clock_timestamp());
+    CREATE FUNCTION public.note_claim() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+      INSERT INTO public.claim (job, lease, process) SELECT j.id, NEW.worker || '/' || NEW.id, w.name
+        FROM unnest(NEW.jobs) j, rowlock.worker w WHERE w.id = NEW.worker;
+      RETURN NULL;
+    END $$;
+    CREATE TRIGGER note AFTER INSERT ON rowlock.lease FOR EACH ROW EXECUTE FUNCTION public.note_claim()";
 
 /// One run of a job, as its handler saw it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,55 +56,84 @@ impl Run {
     }
 }
 
+/// In order of time for each run.
+const LINES: &str = "
+    CREATE TABLE line (n bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, what text NOT NULL, job uuid NOT NULL,
+      lease text NOT NULL, worker int4 NOT NULL, at int8 NOT NULL, UNIQUE (job, lease, what))";
+
 pub struct Ledger {
-    path: PathBuf,
-    _dir: tempfile::TempDir,
+    db: Db,
 }
 
 impl Ledger {
     /// An empty one, and a job type `t` whose jobs write to it: a payload is `{"ms": how long it takes}`.
-    pub async fn open(db: &Db) -> Ledger {
-        let shm = std::path::Path::new("/dev/shm");
-        let dir = if shm.is_dir() { tempfile::tempdir_in(shm) } else { tempfile::tempdir() }.unwrap();
-        let path = dir.path().join("ledger");
-        File::create(&path).unwrap();
+    pub async fn open(queue: &Db) -> Ledger {
+        // On a server that no test of this target kills.
+        let db = empty_database().await;
+        db.run(LINES).await;
+        let config: tokio_postgres::Config = db.url.parse().unwrap();
         let handler = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/faults/handler.py");
+        let (port, user, name) =
+            (config.get_ports()[0].to_string(), config.get_user().unwrap(), config.get_dbname().unwrap());
         // -I -S: it starts in a few milliseconds.
-        let command = json!([python(), "-I", "-S", handler, path]);
-        put_type(db, json!({"launch": "resident", "command": command, "max_retries": 3})).await;
-        db.run(LEASES).await;
-        Ledger { path, _dir: dir }
+        let command = json!([python(), "-I", "-S", handler, port, user, name]);
+        put_type(queue, json!({"launch": "resident", "command": command, "max_retries": 3})).await;
+        queue.run(LEASES).await;
+        queue.run(CLAIMS).await;
+        Ledger { db }
     }
 
     /// How many lines there are, about: enough to choose a moment by.
-    pub fn lines(&self) -> usize {
-        const LINE: u64 = 5 + 1 + 36 + 1 + 39 + 1 + 2 + 1 + 19 + 1;
-        usize::try_from(std::fs::metadata(&self.path).unwrap().len() / LINE).unwrap()
+    pub async fn lines(&self) -> usize {
+        let last: i64 = self.db.one("SELECT coalesce(max(n), 0) FROM line", &[]).await;
+        usize::try_from(last).unwrap()
     }
 
     /// Every run, in order of begin.
-    pub fn runs(&self) -> Vec<Run> {
-        parse(&std::fs::read_to_string(&self.path).unwrap())
+    pub async fn runs(&self) -> Vec<Run> {
+        self.read("SELECT what, job, lease, worker, at FROM line ORDER BY n").await
     }
 
     /// The runs that began on a worker's process and did not end, looking only at the last of it.
-    pub fn open_runs(&self, worker: u32) -> Vec<Run> {
-        self.last().into_iter().filter(|r| r.worker == worker && r.end.is_none()).collect()
+    pub async fn open_runs(&self, worker: u32) -> Vec<Run> {
+        self.last().await.into_iter().filter(|r| r.worker == worker && r.end.is_none()).collect()
     }
 
-    /// When runs began on a worker's process, looking only at the last of it.
-    pub fn begins(&self, worker: u32) -> Vec<u64> {
-        self.last().iter().filter(|r| r.worker == worker).map(|r| r.begin).collect()
+    /// The processes of workers that run something, looking only at the last of it.
+    pub async fn busy(&self) -> HashSet<u32> {
+        self.last().await.into_iter().filter(|r| r.end.is_none()).map(|r| r.worker).collect()
     }
 
-    fn last(&self) -> Vec<Run> {
-        let mut file = File::open(&self.path).unwrap();
-        let from = file.metadata().unwrap().len().saturating_sub(64 * 1024);
-        file.seek(SeekFrom::Start(from)).unwrap();
-        let mut text = String::new();
-        file.read_to_string(&mut text).unwrap();
-        let whole = if from == 0 { &text } else { text.split_once('\n').map_or("", |(_, rest)| rest) };
-        parse(whole)
+    /// When each worker's process began its first run after `since`, looking only at the last of it.
+    pub async fn begun(&self, since: u64) -> HashMap<u32, u64> {
+        let mut first = HashMap::new();
+        for run in self.last().await.into_iter().filter(|r| r.begin > since) {
+            first.entry(run.worker).or_insert(run.begin);
+        }
+        first
+    }
+
+    async fn last(&self) -> Vec<Run> {
+        self.read(
+            "SELECT what, job, lease, worker, at FROM (SELECT * FROM line ORDER BY n DESC LIMIT 600) l ORDER BY n",
+        )
+        .await
+    }
+
+    async fn read(&self, sql: &str) -> Vec<Run> {
+        let rows = self.db.client.query(sql, &[]).await.unwrap();
+        let lines = rows.iter().map(|r| {
+            let (worker, at): (i32, i64) = (r.get(3), r.get(4));
+            let run = Run {
+                job: r.get(1),
+                lease: r.get(2),
+                worker: worker.cast_unsigned(),
+                begin: at.cast_unsigned(),
+                end: None,
+            };
+            (r.get::<_, &str>(0) == "begin", run)
+        });
+        runs(lines)
     }
 }
 
@@ -105,27 +144,17 @@ fn python() -> String {
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
-/// An end without its begin (which was cut off the text) is passed over.
-fn parse(text: &str) -> Vec<Run> {
+/// From lines, which are begins or ends, to runs. An end without its begin (which was cut off) is passed over.
+fn runs(lines: impl Iterator<Item = (bool, Run)>) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();
     let mut open = HashMap::new();
-    for line in text.lines() {
-        let words: Vec<&str> = line.split(' ').collect();
-        let [what, job, lease, worker, at] = words[..] else { panic!("not a line of a ledger: {line}") };
-        let at = at.parse().unwrap();
-        if what == "begin" {
-            let run = Run {
-                job: job.parse().unwrap(),
-                lease: lease.into(),
-                worker: worker.parse().unwrap(),
-                begin: at,
-                end: None,
-            };
-            let earlier = open.insert((job.to_owned(), lease.to_owned()), runs.len());
-            assert!(earlier.is_none(), "{job} began twice under one lease");
-            runs.push(run);
-        } else if let Some(run) = open.get(&(job.to_owned(), lease.to_owned())) {
-            runs[*run].end = Some(at);
+    for (begins, line) in lines {
+        let key = (line.job, line.lease.clone());
+        if begins {
+            open.insert(key, runs.len());
+            runs.push(line);
+        } else if let Some(run) = open.get(&key) {
+            runs[*run].end = Some(line.begin);
         }
     }
     runs.sort_by_key(|r| r.begin);
@@ -200,7 +229,7 @@ pub struct Verdict {
     pub completed: usize,
     pub crash_loops: usize,
     pub extra_runs: usize,
-    /// For each run that was cut short by its process's death: until the next one began.
+    /// For each job that a process held when it died: until it ran again.
     pub recoveries: Vec<Duration>,
 }
 
@@ -208,7 +237,7 @@ pub struct Verdict {
 /// that, and none begun while an earlier run's lease held and its process lived. `dead` says when processes
 /// ended.
 pub async fn judge(db: &Db, ledger: &Ledger, jobs: &HashSet<Uuid>, dead: &HashMap<u32, u64>) -> Verdict {
-    let (ends, lease_ends, runs) = (ends(db).await, lease_ends(db).await, ledger.runs());
+    let (ends, lease_ends, runs) = (ends(db).await, lease_ends(db).await, ledger.runs().await);
     let mut verdict = Verdict::default();
     let mut of: HashMap<Uuid, Vec<&Run>> = HashMap::new();
     runs.iter().for_each(|r| of.entry(r.job).or_default().push(r));
@@ -233,11 +262,26 @@ pub async fn judge(db: &Db, ledger: &Ledger, jobs: &HashSet<Uuid>, dead: &HashMa
             let lease_end = lease_ends.get(&pair[0].worker_id()).copied().unwrap_or(u64::MAX);
             let free = lease_end.min(dead.get(&pair[0].worker).copied().unwrap_or(u64::MAX));
             assert!(pair[1].begin >= free, "{job} began {} ns too early: {pair:?}", free.saturating_sub(pair[1].begin));
-            if let Some(died) = dead.get(&pair[0].worker) {
-                verdict.recoveries.push(Duration::from_nanos(pair[1].begin.saturating_sub(*died)));
-            }
         }
     }
+    verdict.recoveries = recoveries(db, &runs, dead).await;
     assert!(of.is_empty(), "the ledger has jobs that nobody enqueued: {:?}", of.keys());
     verdict
+}
+
+/// From each death under a job to its next run. If the next to hold it died as well, before a run began, that one's
+/// claim is the end of the first recovery, and its death the begin of another.
+async fn recoveries(db: &Db, runs: &[Run], dead: &HashMap<u32, u64>) -> Vec<Duration> {
+    let begins: HashMap<(Uuid, &str), u64> = runs.iter().map(|r| ((r.job, &*r.lease), r.begin)).collect();
+    let sql = "SELECT job, lease, process, (extract(epoch FROM at) * 1e9)::int8 FROM public.claim ORDER BY job, at";
+    let claims = db.client.query(sql, &[]).await.unwrap();
+    let pairs = claims.windows(2).filter(|pair| pair[0].get::<_, Uuid>(0) == pair[1].get::<_, Uuid>(0));
+    let recovery = |pair: &[tokio_postgres::Row]| {
+        let died = *dead.get(&pair[0].get::<_, &str>(2).parse().unwrap())?;
+        let claimed = pair[1].get::<_, i64>(3).cast_unsigned();
+        let again = begins.get(&(pair[1].get(0), pair[1].get(1))).copied().unwrap_or(claimed);
+        // A worker that lost its lease before it died had given the job back by then.
+        (died < claimed).then(|| Duration::from_nanos(again - died))
+    };
+    pairs.filter_map(recovery).collect()
 }

@@ -122,9 +122,13 @@ async fn terminate_one(db: &Db, chance: &mut Chance) -> usize {
 
 /// How long after `since` it took until each worker had begun a job.
 async fn all_begin(ledger: &Ledger, workers: &[Worker], since: u64) -> Vec<Duration> {
-    let first = |w: &Worker| ledger.begins(w.number).into_iter().find(|b| *b > since);
-    until("every worker runs jobs again", || async { workers.iter().all(|w| first(w).is_some()) }).await;
-    workers.iter().map(|w| Duration::from_nanos(first(w).unwrap() - since)).collect()
+    let all = || async {
+        let begun = ledger.begun(since).await;
+        workers.iter().all(|w| begun.contains_key(&w.number))
+    };
+    until("every worker runs jobs again", all).await;
+    let begun = ledger.begun(since).await;
+    workers.iter().map(|w| Duration::from_nanos(begun[&w.number] - since)).collect()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

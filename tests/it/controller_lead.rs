@@ -11,15 +11,16 @@ use crate::{
     work::{Program, Working, job, options, put_type},
 };
 
-const LEASE: Duration = Duration::from_secs(2);
+/// Short, so that fifty leaders can be killed in CI.
+const LEASE: Duration = Duration::from_secs(1);
 
-/// How often the leader is killed; more on demand.
+/// How often the leader is killed; another number on demand.
 fn kills() -> usize {
-    std::env::var("ROWLOCK_TEST_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(4)
+    std::env::var("ROWLOCK_TEST_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(50)
 }
 
 fn controller(db: &Db) -> Program {
-    Program::run(db, &["controller", "--lease", "2s"])
+    Program::run(db, &["controller", "--lease", "1s"])
 }
 
 /// The reign, and the process of who leads; none if nobody does.
@@ -144,11 +145,12 @@ async fn every_write_of_a_reign_that_is_over_is_refused_and_changes_nothing() {
     assert_eq!((lead("a").await, lead("a").await, lead("b").await), (Some(1), Some(1), None));
     db.run("UPDATE rowlock.leader SET held_until = clock_timestamp()").await;
     assert_eq!(lead("b").await, Some(2));
-    let changes = "(SELECT count(*) FROM rowlock.sleeper) + (SELECT count(*) FROM rowlock.decision) + (SELECT count(*) FROM rowlock.jobs)
+    let changes = "(SELECT count(*) FROM rowlock.sleeper) + (SELECT count(*) FROM rowlock.decision) + (SELECT count(*) FROM rowlock.total_scaler) + (SELECT count(*) FROM rowlock.jobs)
          + (SELECT count(*) FROM rowlock.worker WHERE draining OR lease_until < clock_timestamp()) + (SELECT count(next_at) FROM rowlock.schedule)";
     for call in [
         "watch_v1(1, '{default}')".to_owned(),
         r#"record_v1(1, '[{"at": "now", "deployment": "d", "current": 0, "wanted": 0, "reason": "enough", "inputs": {}}]')"#.to_owned(),
+        "scaler_error_v1(1, 'd', 'grow')".to_owned(),
         format!("drain_v1(1, '{{{worker}}}')"),
         format!("drained_v1(1, '{{{worker}}}')"),
         "lost_v1(1, '{host}')".to_owned(),

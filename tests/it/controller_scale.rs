@@ -27,34 +27,42 @@ fn rounds(default: usize) -> usize {
     std::env::var("ROWLOCK_TEST_ROUNDS").ok().and_then(|n| n.parse().ok()).unwrap_or(default)
 }
 
-struct Scaling {
+/// A controller in this process, which scales local ones.
+pub struct Scaling {
     end: CancellationToken,
     task: JoinHandle<Result<LocalProcesses, rowlock::Error>>,
 }
 
 impl Scaling {
-    fn start(db: &Db, q: &JobQueue, limits: Limits, concurrency: u16) -> Scaling {
-        let options = LocalOptions {
-            name: "dev".into(),
-            program: env!("CARGO_BIN_EXE_rowlock").into(),
-            database_url: db.url.clone(),
-            limits,
-            concurrency,
-        };
-        let target = LocalProcesses::new(options).unwrap();
+    pub fn start(db: &Db, q: &JobQueue, limits: Limits, concurrency: u16) -> Scaling {
+        Scaling::of(q, local(db, limits, concurrency), controller::Options::default())
+    }
+
+    pub fn of(q: &JobQueue, local: LocalOptions, options: controller::Options) -> Scaling {
+        let target = LocalProcesses::new(local).unwrap();
         let end = CancellationToken::new();
-        let task = tokio::spawn(controller::run(q.clone(), target, controller::Options::default(), end.clone()));
+        let task = tokio::spawn(controller::run(q.clone(), target, options, end.clone()));
         Scaling { end, task }
     }
 
-    async fn stop(self) {
+    pub async fn stop(self) {
         self.end.cancel();
         let target = self.task.await.unwrap().unwrap();
         target.end(CancellationToken::new()).await;
     }
 }
 
-fn limits(max: u32, delay: Duration) -> Limits {
+pub fn local(db: &Db, limits: Limits, concurrency: u16) -> LocalOptions {
+    LocalOptions {
+        name: "dev".into(),
+        program: env!("CARGO_BIN_EXE_rowlock").into(),
+        database_url: db.url.clone(),
+        limits,
+        concurrency,
+    }
+}
+
+pub fn limits(max: u32, delay: Duration) -> Limits {
     Limits {
         max_replicas: max,
         rule: Rule::TargetWait(Duration::from_secs(5)),

@@ -101,7 +101,7 @@ async fn schedules_are_put_enabled_disabled_and_run_and_wrong_ones_refused_by_fi
     assert_eq!(db.one::<i64>("SELECT count(*) FROM rowlock.due_schedules_v1()", &[]).await, 0);
     let id: Uuid = db.one("SELECT rowlock.run_schedule('s')", &[]).await;
     assert_eq!(db.one::<String>("SELECT type FROM rowlock.get_job($1)", &[&id]).await, "u");
-    for function in ["enable", "disable", "run"] {
+    for function in ["enable", "disable", "run", "remove"] {
         assert_eq!(db.refusal(&format!("SELECT rowlock.{function}_schedule('other')")).await.0, "RL032");
     }
     for (change, code, says) in [
@@ -122,6 +122,57 @@ async fn schedules_are_put_enabled_disabled_and_run_and_wrong_ones_refused_by_fi
         assert!(got == code && message.starts_with(says), "{change}: {got} {message}");
     }
     assert_eq!(db.one::<i64>("SELECT count(*) FROM rowlock.schedules", &[]).await, 1);
+}
+
+#[tokio::test]
+async fn a_removed_schedule_ticks_no_more_not_even_under_its_old_name() {
+    let db = database().await;
+    let schedule = json!({"name": "s", "type": "t", "every": "1 hour"});
+    put(&db, schedule.clone()).await;
+    let epoch = lead(&db).await;
+    let tick = |seen: &str| {
+        format!(
+            "SELECT count(*) FROM rowlock.tick_v1({epoch}, 's', {seen}, '2026-01-01', ARRAY['2026-01-01'::timestamptz], '2026-01-02')"
+        )
+    };
+    let due = "UPDATE rowlock.schedule SET next_at = '2026-01-01'";
+    db.run(due).await;
+    // What a controller knows that is about to tick.
+    let seen: String = db.one("SELECT quote_literal(updated_at) FROM rowlock.schedule", &[]).await;
+    let id: Uuid = db.one("SELECT rowlock.run_schedule('s')", &[]).await;
+    db.run("SELECT rowlock.remove_schedule('s')").await;
+    assert_eq!(db.one::<i64>(&tick(&seen), &[]).await, 0, "it is gone");
+    put(&db, schedule).await;
+    db.run(due).await;
+    assert_eq!(db.one::<i64>(&tick(&seen), &[]).await, 0, "it is another one");
+    let seen: String = db.one("SELECT quote_literal(updated_at) FROM rowlock.schedule", &[]).await;
+    assert_eq!(db.one::<i64>(&tick(&seen), &[]).await, 1, "which ticks");
+    assert_eq!(db.status(id).await.as_deref(), Some("pending"), "what it enqueued stays");
+}
+
+/// A removal beside a tick under way waits for it: the job is there, or the schedule was gone before.
+#[tokio::test]
+async fn a_removal_waits_for_a_tick_under_way() {
+    let db = database().await;
+    put(&db, json!({"name": "s", "type": "t", "every": "1 hour"})).await;
+    let epoch = lead(&db).await;
+    db.run("UPDATE rowlock.schedule SET next_at = '2026-01-01'").await;
+    let ticking = connect(&db.url).await;
+    ticking
+        .batch_execute(&format!("BEGIN; SELECT rowlock.tick_v1({epoch}, name, updated_at, next_at, ARRAY[next_at], '2026-01-02') FROM rowlock.schedule"))
+        .await
+        .unwrap();
+    let removing = connect(&db.url).await;
+    let removal = tokio::spawn(async move { removing.batch_execute("SELECT rowlock.remove_schedule('s')").await });
+    eventually("the removal waits", || async {
+        db.one::<bool>("SELECT EXISTS (SELECT FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND query LIKE '%remove_schedule%' AND datname = current_database())", &[]).await
+    })
+    .await;
+    ticking.batch_execute("COMMIT").await.unwrap();
+    removal.await.unwrap().unwrap();
+    let left: i64 =
+        db.one("SELECT (SELECT count(*) FROM rowlock.schedule) * 10 + (SELECT count(*) FROM rowlock.jobs)", &[]).await;
+    assert_eq!(left, 1, "no schedule, one job");
 }
 
 #[tokio::test]

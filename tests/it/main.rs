@@ -5,7 +5,9 @@
 mod api;
 mod bad_input;
 mod cli;
+mod controller_away;
 mod controller_catalog;
+mod controller_faults;
 mod controller_lead;
 mod controller_scale;
 mod controller_schedule;

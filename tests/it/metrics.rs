@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// What one scrape of this database says, by name and labels.
-async fn scraped(db: &Db) -> BTreeMap<String, f64> {
+pub async fn scraped(db: &Db) -> BTreeMap<String, f64> {
     let reading = Reading::read(&db.client).await.unwrap();
     samples(&exposition(Some(&reading), None, &Facts::new("worker").known()))
 }
@@ -20,7 +20,7 @@ async fn scraped(db: &Db) -> BTreeMap<String, f64> {
 pub async fn decided(db: &Db) {
     db.run(
         "SELECT rowlock.record_v1(l.epoch, '[{\"at\": \"2026-01-01\", \"deployment\": \"mail\", \"current\": 1, \"wanted\": 2,
-                                             \"reason\": \"pickup\", \"inputs\": {}}]'), rowlock.scaler_error_v1('mail', 'act')
+                                             \"reason\": \"pickup\", \"inputs\": {}}]'), rowlock.scaler_error_v1(l.epoch, 'mail', 'grow')
            FROM rowlock.lead_v1('00000000-0000-0000-0000-000000000007', 'c', 600) l",
     )
     .await;
@@ -187,5 +187,5 @@ async fn decisions_and_errors_of_the_controller_are_counted_in_the_database() {
     db.run("DELETE FROM rowlock.decision").await;
     let now = scraped(&db).await;
     assert_eq!(now["rowlock_scaler_decisions_total{deployment=\"mail\",reason=\"pickup\"}"], 2.0);
-    assert_eq!(now["rowlock_scaler_errors_total{deployment=\"mail\",reason=\"act\"}"], 2.0);
+    assert_eq!(now["rowlock_scaler_errors_total{deployment=\"mail\",reason=\"grow\"}"], 2.0);
 }

@@ -2,6 +2,7 @@
 //! counts, not in time.
 #![allow(clippy::print_stdout)] // the figures are what this test is for
 
+use rowlock::metrics::{Reading, exposition};
 use serde_json::Value;
 
 use crate::support::{Db, connect, database};
@@ -33,7 +34,7 @@ async fn buffers(db: &Db, sql: &str) -> i64 {
 
 #[tokio::test]
 async fn a_million_waiting_jobs_cost_a_call_no_more_than_a_thousand() {
-    let mut touched = Vec::new();
+    let (mut touched, mut dbs) = (Vec::new(), Vec::new());
     for jobs in [1000, 1_000_000] {
         let db = database().await;
         fill(&db, jobs).await;
@@ -57,15 +58,47 @@ async fn a_million_waiting_jobs_cost_a_call_no_more_than_a_thousand() {
             counts.push((name, buffers(&db, &sql).await));
         }
         touched.push(counts);
+        dbs.push(db);
     }
-    let of = |counts: &[(&str, i64)]| counts.iter().find(|(name, _)| *name == "metrics").unwrap().1 as f64;
-    assert!(of(&touched[1]) <= of(&touched[0]) * 1.5, "a scrape: {touched:?}");
+    for call in ["metrics", "observe"] {
+        let of = |counts: &[(&str, i64)]| counts.iter().find(|(name, _)| *name == call).unwrap().1 as f64;
+        assert!(of(&touched[1]) <= of(&touched[0]) * 1.5, "{call}: {touched:?}");
+    }
+    reads_take_as_long(&dbs[0], &dbs[1]).await;
     for ((name, small), (_, large)) in touched[0].iter().zip(&touched[1]) {
         println!("{name}: {small} buffers with 1,000 waiting, {large} with 1,000,000");
         assert!(
             *large <= small * 3 + 50 && *large < 1000,
             "{name}: {small} buffers with 1,000 waiting, {large} with 1,000,000"
         );
+    }
+}
+
+/// In time, too: the two take turns, so that what else the machine does meets both alike.
+async fn reads_take_as_long(small: &Db, large: &Db) {
+    let facts = rowlock::metrics::Facts::new("controller");
+    for (name, scrape) in [("/metrics", true), ("the demand's read", false)] {
+        let mut times = [Vec::new(), Vec::new()];
+        for _ in 0..101 {
+            for (db, times) in [small, large].into_iter().zip(&mut times) {
+                let asked = std::time::Instant::now();
+                if scrape {
+                    let reading = Reading::read(&db.client).await.unwrap();
+                    assert!(exposition(Some(&reading), None, &facts.known()).contains("rowlock_jobs{"));
+                } else {
+                    db.one::<Value>("SELECT rowlock.observe_v1('{default}')", &[]).await;
+                }
+                times.push(asked.elapsed());
+            }
+        }
+        let [small, large] = times.map(|mut t| {
+            t.sort();
+            // The quicker ones: what is slow is slow by what else goes on.
+            t[t.len() / 4]
+        });
+        let ratio = large.as_secs_f64() / small.as_secs_f64();
+        println!("{name}: {small:?} with 1,000 waiting, {large:?} with 1,000,000: {ratio:.2} times");
+        assert!(ratio <= 1.5, "{name}: {small:?} with 1,000 waiting, {large:?} with 1,000,000");
     }
 }
 

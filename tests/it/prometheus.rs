@@ -135,11 +135,29 @@ fn every_alert_has_a_runbook_a_case_that_fires_and_one_that_does_not_and_asks_fo
     }
 }
 
+/// As the manual says: then each alert leads to a page that is there.
+#[test]
+fn the_documented_command_makes_runbooks_what_can_be_clicked() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let manual = include_str!("../../docs/metrics.md");
+    let command = manual.split("```sh\n").nth(1).unwrap().split("```").next().unwrap().trim();
+    let command = command.strip_suffix("> alerts.yaml").expect("it writes the file of the rules");
+    let output = Command::new("sh").args(["-c", command]).current_dir(root).output().unwrap();
+    assert!(output.status.success());
+    let alerts: Value = serde_saphyr::from_str(std::str::from_utf8(&output.stdout).unwrap()).unwrap();
+    let rules = alerts["groups"][0]["rules"].as_array().unwrap();
+    assert_eq!(rules.len(), 7);
+    for rule in rules {
+        let url = rule["annotations"]["runbook_url"].as_str().unwrap();
+        let page = url.strip_prefix("https://git.example/rowlock/blob/main/").unwrap_or_else(|| panic!("{url}"));
+        assert!(page.starts_with("docs/runbooks/") && root.join(page).is_file(), "{page}");
+    }
+}
+
 #[tokio::test]
 async fn a_job_that_failed_is_in_the_next_scrape_without_a_worker_and_an_alert_fires() {
     let (q, db) = with_type(json!({"command": shell("exit 3")})).await;
-    let (served, facts) = serving(&db.url).await;
-    facts.set_leader(true);
+    let (_controller, at) = started(&db, "controller");
     // Minutes become seconds, and what must last must not.
     let rules: String = ALERTS
         .replace("10m", "3s")
@@ -147,7 +165,7 @@ async fn a_job_that_failed_is_in_the_next_scrape_without_a_worker_and_an_alert_f
         .filter(|l| !l.trim().starts_with("for:"))
         .fold(String::new(), |text, line| text + line + "\n");
     assert!(rules.contains("[3s]") && rules.contains("offset 3s"));
-    let prometheus = Prometheus::start(&[served.address], &rules).await;
+    let prometheus = Prometheus::start(&[at], &rules).await;
     eventually("it has known the database for three seconds", || async {
         !prometheus.query("rowlock_database_up offset 3s == 1").await.is_empty()
     })

@@ -22,7 +22,7 @@ const WORK: [&str; 14] = [
 ];
 /// For whoever scrapes over a connection of their own, too.
 const METRICS: &str = "metrics_v1";
-const STEER: [&str; 28] = [
+const STEER: [&str; 29] = [
     "cancel",
     "retry",
     "get_job",
@@ -44,6 +44,7 @@ const STEER: [&str; 28] = [
     "put_schedule",
     "enable_schedule",
     "disable_schedule",
+    "remove_schedule",
     "run_schedule",
     "due_schedules_v1",
     "plan_v1",

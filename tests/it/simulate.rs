@@ -15,8 +15,13 @@ fn by_name(reports: Vec<Report>) -> BTreeMap<String, Report> {
     reports.into_iter().map(|r| (r.scaler.clone(), r)).collect()
 }
 
+const BASELINES: [&str; 6] = ["textbook", "keda", "keda-tuned", "keda-1s", "knative", "knative-tuned"];
+
 /// Where the maximum allows it, 99 of 100 jobs wait no longer than 5 s, and no baseline that achieves this, too,
-/// costs less: with defaults on both sides, and with everything tuned on both sides.
+/// costs less. With the default delay of a minute that is so on four of the five loads. On the spike it cannot be:
+/// of each burst's 600 jobs a replica begins at most 35 to 40 in time, so 15 to 17 are needed, and to hold them for a minute
+/// twice, above the one of the trickle, costs 3,540 to 3,780 replica-seconds, more than the cheapest baseline, which
+/// holds for 15 s. There defaults are compared with defaults, and with 15 s on our side, too, all with all.
 fn the_bar(shape: Shape) {
     let reports = by_name(simulate(&shape.load(HALF_AN_HOUR, 1), &Options::default()));
     for (name, r) in &reports {
@@ -39,8 +44,9 @@ fn the_bar(shape: Shape) {
         }
         assert_eq!(ours.told_to_stop_busy, 0);
     };
-    rivals("rowlock", &["keda", "knative", "textbook"]);
-    rivals("rowlock-tuned", &["keda", "keda-tuned", "keda-1s", "knative", "knative-tuned"]);
+    let defaults = ["textbook", "keda", "knative"];
+    rivals("rowlock", if shape == Shape::Spike { &defaults } else { &BASELINES });
+    rivals("rowlock-tuned", &BASELINES);
 }
 
 #[test]

@@ -5,15 +5,19 @@ use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::OnceLock,
+    time::Duration,
 };
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rowlock::{
-    Error, JobQueue,
+    Error, JobQueue, Status,
     local_postgres::{LocalPostgres, Options},
 };
 
-use crate::support::{self, connect, eventually};
+use crate::{
+    support::{self, Db, connect, eventually},
+    work::{Working, ends, options, put_type, shell},
+};
 
 /// The only name in the server's certificate. Connections go to 127.0.0.1, whatever they call it.
 const NAME: &str = "db.example";
@@ -238,4 +242,44 @@ async fn the_command_line_says_what_to_do() {
         assert_eq!(output.status.code(), Some(1), "{said}");
         assert!(said.starts_with("error: sslmode: ") && said.contains(say), "{said}");
     }
+}
+
+/// The server shows another certificate from now on, and to those too that are connected.
+async fn show(db: &Db, s: &Server, url: &str, (certificate, key): &(String, String), believed: bool) {
+    let dir = s.right.parent().unwrap();
+    write(dir, "server.crt", certificate);
+    write(dir, "server.key", key);
+    db.run("SELECT pg_reload_conf()").await;
+    eventually("the server shows it", || async { encrypted(url).await.is_ok() == believed }).await;
+    db.run(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND usename IS NOT NULL",
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_worker_outlives_a_certificate_that_goes_bad_but_does_not_start_with_one() {
+    let (right, wrong) = (ca(), ca());
+    let (good, bad) = (certificate(&right, &[NAME]), certificate(&wrong, &[NAME]));
+    let s = start(good.clone(), [&right.pem(), &wrong.pem()]).await;
+    let plain = s.url("127.0.0.1", "postgres", "sslmode=disable");
+    let url = s.url(NAME, "postgres", &format!("sslmode=verify-full&sslrootcert={}", s.right.display()));
+    let db = Db { client: connect(&plain).await, url: url.clone() };
+    let q = JobQueue::connect(&url).await.unwrap();
+    q.migrate().await.unwrap();
+    put_type(&db, serde_json::json!({"command": shell("true")})).await;
+    let options = rowlock::worker::WorkerOptions { lease: Duration::from_secs(1), ..options() };
+    let worker = Working::start(&q, options.clone());
+    let alive = "SELECT EXISTS (SELECT FROM rowlock.worker WHERE lease_until > clock_timestamp())";
+    eventually("it works", || async { db.one::<bool>(alive, &[]).await }).await;
+
+    show(&db, &s, &url, &bad, false).await;
+    eventually("its lease is over", || async { !db.one::<bool>(alive, &[]).await }).await;
+    let started = Working::start(&q, options).ended().await;
+    assert!(matches!(started, Err(Error::Tls(_))), "{started:?}");
+    show(&db, &s, &url, &good, true).await;
+    let other = JobQueue::connect(&plain).await.unwrap();
+    let id = other.enqueue("t", serde_json::json!({})).await.unwrap().id;
+    assert_eq!(ends(&other, id).await.status, Status::Completed);
+    assert_eq!(worker.stop().await.completed, 1);
 }

@@ -22,7 +22,7 @@ async fn an_api_server_that_falls_silent_stops_no_job_and_nothing_shrinks() {
     lab.deployment("mail", "default", 2, annotations, "256Mi").await;
     let schedule = json!({"name": "tick", "type": "t", "every": "1 second"});
     lab.sql.query("SELECT rowlock.put_schedule($1)", &[&schedule]).await.unwrap();
-    let proxy = Proxy::start(&lab.namespace).await;
+    let proxy = Proxy::start(&lab.kubeconfig).await;
     let _controller = lab.controller(Some(&proxy.kubeconfig), "rowlock=info");
     lab.sql.query("SELECT rowlock.enqueue('t') FROM generate_series(1, 400)", &[]).await.unwrap();
     eventually("workers are there", || async { lab.workers().await >= 2 }).await;

@@ -52,6 +52,8 @@ fn server() -> &'static (LocalPostgres, String) {
 
 pub struct Lab {
     pub namespace: String,
+    /// Of a service account that may do what the controller needs, and nothing else.
+    pub kubeconfig: PathBuf,
     /// For this process; Pods have their own.
     pub url: String,
     pods_url: String,
@@ -79,6 +81,33 @@ impl Drop for Lab {
     }
 }
 
+fn kubectl(args: &[&str]) -> String {
+    let out = Command::new("kubectl").args(args).output().unwrap();
+    assert!(out.status.success(), "kubectl {args:?}: {}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8(out.stdout).unwrap()
+}
+
+/// The Role that `src/controller/kubernetes.rs` writes down.
+fn restricted(namespace: &str) -> PathBuf {
+    let source = include_str!("../../src/controller/kubernetes.rs");
+    let rules: Vec<&str> = source.lines().filter_map(|l| l.strip_prefix("//! - {apiGroups: ")).collect();
+    let rules: String = rules.iter().map(|r| format!("\n- {{apiGroups: {r}")).collect();
+    let role = std::env::temp_dir().join(format!("{namespace}.role.yaml"));
+    let head = "apiVersion: rbac.authorization.k8s.io/v1\nkind: Role\nmetadata: {name: controller}\nrules:";
+    std::fs::write(&role, format!("{head}{rules}\n")).unwrap();
+    kubectl(&["-n", namespace, "apply", "-f", role.to_str().unwrap()]);
+    kubectl(&["-n", namespace, "create", "serviceaccount", "controller"]);
+    let account = format!("--serviceaccount={namespace}:controller");
+    kubectl(&["-n", namespace, "create", "rolebinding", "controller", "--role=controller", &account]);
+    let token = kubectl(&["-n", namespace, "create", "token", "controller", "--duration=2h"]);
+    let mut config: Value =
+        serde_json::from_str(&kubectl(&["config", "view", "--raw", "--minify", "-o", "json"])).unwrap();
+    config["users"][0]["user"] = json!({"token": token.trim()});
+    let path = std::env::temp_dir().join(format!("{namespace}.kubeconfig"));
+    std::fs::write(&path, config.to_string()).unwrap();
+    path
+}
+
 impl Lab {
     pub async fn new(name: &str) -> Lab {
         let (server, host) = server();
@@ -86,6 +115,7 @@ impl Lab {
         let namespace = format!("target-{name}-{}", &Uuid::now_v7().simple().to_string()[20..]);
         let object: Namespace = serde_json::from_value(json!({"metadata": {"name": namespace}})).unwrap();
         Api::<Namespace>::all(client.clone()).create(&PostParams::default(), &object).await.unwrap();
+        let kubeconfig = restricted(&namespace);
         let database = namespace.replace('-', "_");
         let (admin, connection) = tokio_postgres::connect(&server.url("postgres"), NoTls).await.unwrap();
         tokio::spawn(connection);
@@ -96,7 +126,7 @@ impl Lab {
         queue.migrate().await.unwrap();
         let (sql, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
         tokio::spawn(connection);
-        Lab { namespace, url, pods_url, sql, client }
+        Lab { namespace, kubeconfig, url, pods_url, sql, client }
     }
 
     /// Starts one, with this kubeconfig or the usual one.
@@ -106,9 +136,7 @@ impl Lab {
         let program = std::env::var("ROWLOCK_TEST_PROGRAM").unwrap_or_else(|_| env!("CARGO_BIN_EXE_rowlock").into());
         let mut command = Command::new(program);
         command.args(["controller", "--http=127.0.0.1:0", "--log-format=text", "-n", &self.namespace]);
-        if let Some(path) = kubeconfig {
-            command.arg("--kubeconfig").arg(path);
-        }
+        command.arg("--kubeconfig").arg(kubeconfig.unwrap_or(&self.kubeconfig));
         let to = File::create(&file).unwrap();
         let child = command
             .env("DATABASE_URL", &self.url)

@@ -1,7 +1,7 @@
 //! A proxy of connections to the API server, which can fall silent as a lost network does.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -9,6 +9,7 @@ use std::{
     time::Duration,
 };
 
+use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -28,16 +29,15 @@ impl Drop for Proxy {
 
 impl Proxy {
     /// With a kubeconfig that leads through it.
-    pub async fn start(name: &str) -> Proxy {
-        let given = std::env::var("KUBECONFIG").expect("KUBECONFIG");
-        let text = std::fs::read_to_string(given).unwrap();
-        let server = text.lines().find_map(|l| l.trim().strip_prefix("server: https://")).unwrap().to_owned();
+    pub async fn start(given: &Path) -> Proxy {
+        let mut config: Value = serde_json::from_str(&std::fs::read_to_string(given).unwrap()).unwrap();
+        let cluster = &mut config["clusters"][0]["cluster"];
+        let server = cluster["server"].as_str().unwrap().trim_start_matches("https://").to_owned();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let host = server.split(':').next().unwrap().to_owned();
-        let through = format!("server: https://{address}\n    tls-server-name: {host}");
-        let kubeconfig = std::env::temp_dir().join(format!("{name}.kubeconfig"));
-        std::fs::write(&kubeconfig, text.replace(&format!("server: https://{server}"), &through)).unwrap();
+        cluster["server"] = json!(format!("https://{}", listener.local_addr().unwrap()));
+        cluster["tls-server-name"] = json!(server.split(':').next());
+        let kubeconfig = given.with_extension("proxied");
+        std::fs::write(&kubeconfig, config.to_string()).unwrap();
         let silent = Arc::new(AtomicBool::new(false));
         let quiet = silent.clone();
         let task = tokio::spawn(async move {

@@ -87,7 +87,7 @@ pub(in crate::cli) struct Dev {
 #[derive(Subcommand)]
 pub(in crate::cli) enum SchedulesCommand {
     List,
-    /// Check a catalogue file and load its schedules.
+    /// Check a catalogue file, and add or replace its schedules; others stay.
     Apply {
         /// YAML; - is standard input.
         #[arg(short, long, env = "ROWLOCK_SCHEDULES")]
@@ -98,6 +98,10 @@ pub(in crate::cli) enum SchedulesCommand {
         name: String,
     },
     Disable {
+        name: String,
+    },
+    /// Forget it; what it enqueued runs.
+    Remove {
         name: String,
     },
     /// Enqueue its job now, beside its ticks.
@@ -115,24 +119,8 @@ pub(in crate::cli) struct Explain {
     pub last: i64,
 }
 
-/// Which cluster, and what of it.
-#[derive(clap::Args)]
-pub(in crate::cli) struct Place {
-    /// A kubeconfig; by default the one KUBECONFIG names, or the cluster this runs in.
-    #[arg(long, env = "ROWLOCK_KUBECONFIG", value_name = "FILE")]
-    pub kubeconfig: Option<PathBuf>,
-    /// A context of the kubeconfig.
-    #[arg(long, env = "ROWLOCK_CONTEXT")]
-    pub context: Option<String>,
-    /// The namespace; by default the context's, or the one this runs in.
-    #[arg(short, long, env = "ROWLOCK_NAMESPACE")]
-    pub namespace: Option<String>,
-}
-
 #[derive(clap::Args)]
 pub(in crate::cli) struct Controller {
-    #[command(flatten)]
-    pub place: Place,
     /// How long the leadership lasts without a sign of life.
     #[arg(long, env = "ROWLOCK_LEADER_LEASE", value_parser = pause, default_value = "15s")]
     pub lease: Duration,

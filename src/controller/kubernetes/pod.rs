@@ -1,5 +1,7 @@
 //! What a Pod's state means. Pure: the API's objects in, one word out.
 
+use std::time::{Duration, Instant};
+
 use chrono::{DateTime, Utc};
 use k8s_openapi::{
     api::core::v1::{ContainerStatus, Pod},
@@ -69,8 +71,17 @@ fn last_end(container: &ContainerStatus) -> Option<&Time> {
     container.last_state.as_ref()?.terminated.as_ref()?.finished_at.as_ref()
 }
 
-pub(super) fn instant(time: &Time) -> Option<DateTime<Utc>> {
+fn instant(time: &Time) -> Option<DateTime<Utc>> {
     DateTime::from_timestamp_millis(time.0.as_millisecond())
+}
+
+/// A Pod that was made a while ago was ordered then; one that was made just now, now.
+pub(super) fn ordered(pod: &Pod) -> Instant {
+    let now = Instant::now();
+    let made = pod.metadata.creation_timestamp.as_ref().and_then(instant);
+    let age = made.and_then(|made| (Utc::now() - made).to_std().ok()).unwrap_or_default();
+    // The API's times are whole seconds, by another clock.
+    if age < Duration::from_secs(5) { now } else { now.checked_sub(age).unwrap_or(now) }
 }
 
 /// The Deployment whose Pod it is: its ReplicaSet is named after it and the hash of its template.

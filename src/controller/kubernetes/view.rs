@@ -41,7 +41,7 @@ pub(super) fn scaled(deployment: &Deployment, pods: &[&Pod], set_to: u32, known:
             State::Starting { unschedulable } => (false, unschedulable),
         };
         let ordered = known.ordered.get(key).copied().unwrap_or(known.now);
-        live.push((ready.0, ready.1, Replica { key: key.to_owned(), ordered }));
+        live.push((ready.0, ready.1, Replica { key: key.to_owned(), ordered, up: ready.0 }));
     }
     // Those that are ready first, then the oldest.
     live.sort_by_key(|(ready, _, r)| (!ready, r.ordered));
@@ -51,7 +51,11 @@ pub(super) fn scaled(deployment: &Deployment, pods: &[&Pod], set_to: u32, known:
     let unschedulable = live.iter().filter(|(_, unschedulable, _)| *unschedulable).count();
     let unschedulable = u32::try_from(unschedulable).unwrap_or(u32::MAX) + if held_up { missing } else { 0 };
     let mut replicas: Vec<Replica> = live.into_iter().map(|(_, _, r)| r).collect();
-    replicas.extend((0..missing).map(|n| Replica { key: format!("{name}#{n}"), ordered: known.short_since }));
+    replicas.extend((0..missing).map(|n| Replica {
+        key: format!("{name}#{n}"),
+        ordered: known.short_since,
+        up: false,
+    }));
     let annotations = deployment.metadata.annotations.clone().unwrap_or_default();
     Scaled { name, limits: Limits::read(&annotations), replicas, unschedulable }
 }

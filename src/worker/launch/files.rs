@@ -2,8 +2,8 @@
 
 use std::{
     fs::{File, OpenOptions},
-    io::{ErrorKind, Read},
-    os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt},
+    io::{ErrorKind, Read, Write},
+    os::unix::fs::{FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -19,67 +19,29 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// Of the progress file, what is read in one look: the last line counts.
 const LOOK_BYTES: usize = 16 * 1024;
 
-/// A slot's payload file: written anew for each job, which costs less than a file of its own.
-#[derive(Debug)]
-pub(super) struct PayloadFile {
-    path: PathBuf,
-    file: File,
-    inode: u64,
-}
-
-impl PayloadFile {
-    pub(super) fn create(path: PathBuf) -> std::io::Result<PayloadFile> {
-        let _ = std::fs::remove_file(&path);
-        let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path)?;
-        let inode = file.metadata()?.ino();
-        Ok(PayloadFile { path, file, inode })
-    }
-
-    pub(super) fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Leaves nothing of a payload between jobs.
-    pub(super) fn clear(&self) -> std::io::Result<()> {
-        self.file.set_len(0)
-    }
-
-    /// Writes a payload into the empty file and opens it to be read as stdin: no pipe to fill, so no job can hold the worker up by
-    /// not reading. None if an earlier job has put something else in its place.
-    fn write(&self, payload: &RawValue) -> std::io::Result<Option<File>> {
-        self.file.write_all_at(payload.get().as_bytes(), 0)?;
-        match File::open(&self.path) {
-            Ok(stdin) if stdin.metadata()?.ino() == self.inode => Ok(Some(stdin)),
-            Ok(_) => Ok(None),
-            Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::PermissionDenied) => Ok(None),
-            Err(e) => Err(e),
-        }
-    }
-}
-
-/// Puts a payload into the slot's file, which is made if it is not there (any more).
-pub(super) fn stdin(slot: &mut Option<PayloadFile>, path: &Path, payload: &RawValue) -> std::io::Result<File> {
-    if let Some(stdin) = slot.as_ref().map(|file| file.write(payload)).transpose()?.flatten() {
-        return Ok(stdin);
-    }
-    let file = slot.insert(PayloadFile::create(path.to_owned())?);
-    file.write(payload)?.ok_or_else(|| std::io::Error::other("the payload file was replaced as it was written"))
-}
-
-/// What a job may write. Jobs' files never share a name, so that a straggler of one job cannot write into the
-/// next.
+/// What a job reads and may write. Jobs' files never share a name, so that a straggler of one job cannot write into
+/// the next; and one that is emptied to be written anew would be put on the disk by some file systems at once.
 #[derive(Debug)]
 pub(in super::super) struct Files {
+    pub payload: PathBuf,
     pub result: PathBuf,
     pub progress: PathBuf,
-    /// Whether they may be there, and have to be removed.
+    /// Whether the last two may be there, and have to be removed.
     leave: [bool; 2],
 }
 
 impl Files {
     pub(super) fn new(dir: &Path, name: &str) -> Files {
         let path = |kind: &str| dir.join(format!("{name}.{kind}"));
-        Files { result: path("result"), progress: path("progress"), leave: [true; 2] }
+        Files { payload: path("payload"), result: path("result"), progress: path("progress"), leave: [true; 2] }
+    }
+
+    /// Writes the payload and opens it to be read as stdin: no pipe to fill, so no job can hold the worker up by not
+    /// reading.
+    pub(super) fn stdin(&self, payload: &RawValue) -> std::io::Result<File> {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&self.payload)?;
+        file.write_all(payload.get().as_bytes())?;
+        File::open(&self.payload)
     }
 
     /// The result, if the command wrote one.
@@ -161,10 +123,12 @@ pub(super) fn parse(what: &str, bytes: Vec<u8>) -> Result<Option<Box<RawValue>>,
 
 impl Drop for Files {
     fn drop(&mut self) {
-        for (path, leave) in [&self.result, &self.progress].into_iter().zip(self.leave) {
-            if leave {
-                let _ = std::fs::remove_file(path);
-            }
+        let written = [&self.result, &self.progress]
+            .into_iter()
+            .zip(self.leave)
+            .filter_map(|(path, leave)| leave.then_some(path));
+        for path in written.chain([&self.payload]) {
+            let _ = std::fs::remove_file(path);
         }
     }
 }
@@ -174,34 +138,22 @@ impl Drop for Files {
 mod tests {
     use super::*;
 
-    use std::io::Write;
+    use std::os::unix::fs::PermissionsExt;
 
     fn files(dir: &Path) -> Files {
         Files::new(dir, "0.1")
     }
 
     #[test]
-    fn each_job_reads_its_own_payload_whatever_the_one_before_did_to_the_file() {
+    fn a_payload_is_read_from_its_beginning_and_by_its_owner_only() {
         let dir = tempfile::tempdir().unwrap();
-        let (path, other) = (dir.path().join("payload"), dir.path().join("other"));
-        let mut slot = None;
-        let mut read = |text: &str, before: &dyn Fn(&Path)| {
-            let payload = RawValue::from_string(text.into()).unwrap();
-            let mut got = String::new();
-            stdin(&mut slot, &path, &payload).unwrap().read_to_string(&mut got).unwrap();
-            assert_eq!(got, text);
-            assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
-            before(&path);
-            slot.as_ref().unwrap().clear().unwrap();
-        };
-        read("[1, 2, 3]", &|_| {});
-        read("[]", &|path| std::fs::remove_file(path).unwrap());
-        read("[4]", &|path| {
-            std::fs::write(&other, "[\"mine\"]").unwrap();
-            std::fs::rename(&other, path).unwrap();
-        });
-        read("[5]", &|path| std::fs::write(path, "[\"longer than the next\"]").unwrap());
-        read("[6]", &|_| {});
+        let files = files(dir.path());
+        let payload = RawValue::from_string("[1, 2, 3]".into()).unwrap();
+        let mut got = String::new();
+        files.stdin(&payload).unwrap().read_to_string(&mut got).unwrap();
+        assert_eq!(got, "[1, 2, 3]");
+        assert_eq!(std::fs::metadata(&files.payload).unwrap().permissions().mode() & 0o777, 0o600);
+        assert!(files.stdin(&payload).is_err(), "no file of another is written to");
     }
 
     #[test]
@@ -245,6 +197,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let files = files(dir.path());
         std::fs::write(&files.result, "1").unwrap();
+        files.stdin(&RawValue::from_string("2".into()).unwrap()).unwrap();
         drop(files);
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
     }

@@ -1,7 +1,7 @@
 //! Where a worker's processes live: their directory, their surroundings, and the register of their groups.
 //!
-//! The register is memory shared with the guardian: the lease's deadline, then a process group per place. It
-//! costs one small write per start, and wakes nobody.
+//! The register is memory shared with the guardian: the lease's deadline, whether the guardian has killed, then a
+//! process group per place. It costs one small write per start, and wakes nobody.
 
 use std::{
     ffi::OsString,
@@ -24,13 +24,14 @@ use rustix::{
 use tokio::process::{Child, Command};
 use uuid::Uuid;
 
-use super::Spec;
+use super::{RESULT_BYTES, Spec};
 
 /// Marks every process of a worker; its value is the worker's id.
 pub(in super::super) const MARK: &str = "ROWLOCK_WORKER_ID";
 
-/// The bytes of the deadline, before the groups.
-const HEAD: u64 = 8;
+/// Where the register says that the guardian has killed, behind the deadline; and the bytes before the groups.
+const KILLED: u64 = 8;
+const HEAD: u64 = 16;
 
 /// Nanoseconds of the monotonic clock, which all processes of a machine share.
 pub(in super::super) fn monotonic() -> u64 {
@@ -44,9 +45,14 @@ pub(in super::super) fn read(register: BorrowedFd<'_>) -> io::Result<(u64, Vec<P
     let mut bytes = vec![0; usize::try_from(file.metadata()?.len()).unwrap_or(0)];
     file.read_exact_at(&mut bytes, 0)?;
     let (head, groups) = bytes.split_at(usize::try_from(HEAD).unwrap_or(0).min(bytes.len()));
-    let deadline = head.try_into().map_or(0, u64::from_ne_bytes);
+    let deadline = head.first_chunk().map_or(0, |b| u64::from_ne_bytes(*b));
     let groups = groups.chunks_exact(4).filter_map(|b| Pid::from_raw(i32::from_ne_bytes(b.try_into().ok()?))).collect();
     Ok((deadline, groups))
+}
+
+/// Says that the guardian kills, before it does: what the worker sees end from then on did not end by itself.
+pub(in super::super) fn mark_killed(register: BorrowedFd<'_>) -> io::Result<()> {
+    File::from(register.try_clone_to_owned()?).write_all_at(&[1], KILLED)
 }
 
 #[derive(Debug)]
@@ -64,7 +70,7 @@ impl Home {
         let register = File::from(rustix::fs::memfd_create("rowlock-groups", MemfdFlags::CLOEXEC)?);
         register.set_len(HEAD + 4 * places as u64)?;
         let secrets = std::env::vars_os().map(|(key, _)| key).filter(|key| is_secret(&key.to_string_lossy())).collect();
-        Ok(Home { worker, dir: directory(worker)?, register, secrets })
+        Ok(Home { worker, dir: directory(worker, places)?, register, secrets })
     }
 
     pub(in super::super) fn dir(&self) -> &Path {
@@ -80,6 +86,13 @@ impl Home {
         let left = deadline.saturating_duration_since(Instant::now());
         let at = monotonic().saturating_add(u64::try_from(left.as_nanos()).unwrap_or(u64::MAX));
         self.write(at.to_ne_bytes().as_slice(), 0);
+    }
+
+    /// Whether the guardian has killed what runs here. Then this life is over, also if the lease was extended in
+    /// the same moment: how its jobs end means nothing.
+    pub(in super::super) fn is_killed(&self) -> bool {
+        let mut mark = [0];
+        self.register.read_exact_at(&mut mark, KILLED).is_err() || mark != [0]
     }
 
     /// Memory that is there already cannot be full, nor can writing to it fail otherwise.
@@ -103,12 +116,18 @@ impl Home {
         command
     }
 
-    pub(super) fn spawn(self: &Arc<Home>, place: usize, command: &mut Command) -> io::Result<(Child, Group)> {
-        let child = command.spawn()?;
-        let pid = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
-        let pid = pid.ok_or_else(|| io::Error::other("the process has no number"))?;
-        self.write(&pid.as_raw_nonzero().get().to_ne_bytes(), HEAD + 4 * place as u64);
-        Ok((child, Group { pid, place, home: self.clone() }))
+    /// On a thread that may wait: a start lasts until the child has become its command, and the loop and its
+    /// connection would stand behind every start of a batch. Given up on, the process ends with the answer.
+    pub(super) async fn spawn(self: &Arc<Home>, place: usize, mut command: Command) -> io::Result<(Child, Group)> {
+        let home = self.clone();
+        let started = tokio::task::spawn_blocking(move || {
+            let child = command.spawn()?;
+            let pid = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
+            let pid = pid.ok_or_else(|| io::Error::other("the process has no number"))?;
+            home.write(&pid.as_raw_nonzero().get().to_ne_bytes(), HEAD + 4 * place as u64);
+            Ok((child, Group { pid, place, home }))
+        });
+        started.await?
     }
 }
 
@@ -123,10 +142,18 @@ fn is_secret(name: &str) -> bool {
     name.starts_with("ROWLOCK_") || matches!(name, "DATABASE_URL" | "PGPASSWORD" | "PGPASSFILE" | "TRACEPARENT")
 }
 
-/// A directory only this user can read. A container may have no /tmp, or one that cannot be written.
-fn directory(worker: Uuid) -> io::Result<PathBuf> {
+/// A directory only this user can read: in memory if every job's payload and result have room there and nobody
+/// said otherwise, because to make and remove files costs a disk more. A container may have no /tmp, or one that
+/// cannot be written.
+fn directory(worker: Uuid, places: usize) -> io::Result<PathBuf> {
+    let room = 2 * places as u64 * RESULT_BYTES as u64;
+    let shared = PathBuf::from("/dev/shm");
+    let parents = match std::env::var_os("TMPDIR") {
+        None if is_roomy(&shared, room) => [shared, std::env::temp_dir()],
+        _ => [std::env::temp_dir(), shared],
+    };
     let mut last = None;
-    for parent in [std::env::temp_dir(), PathBuf::from("/dev/shm")] {
+    for parent in parents {
         let dir = parent.join(format!("rowlock-{worker}"));
         let made = std::fs::create_dir_all(&parent).and_then(|()| std::fs::DirBuilder::new().mode(0o700).create(&dir));
         match made {
@@ -135,6 +162,10 @@ fn directory(worker: Uuid) -> io::Result<PathBuf> {
         }
     }
     Err(last.unwrap_or_else(|| io::Error::other("no directory for temporary files")))
+}
+
+fn is_roomy(dir: &Path, bytes: u64) -> bool {
+    rustix::fs::statvfs(dir).is_ok_and(|fs| fs.f_bavail.saturating_mul(fs.f_frsize) >= bytes)
 }
 
 /// A process group of this worker. What is left of it ends with the value.
@@ -171,14 +202,24 @@ mod tests {
     async fn the_register_has_a_group_from_its_start_to_its_end_and_the_deadline() {
         let home = Arc::new(Home::new(Uuid::now_v7(), 2).unwrap());
         let spec = Spec { program: "sleep".into(), args: vec!["60".into()], env: Vec::new() };
-        let (mut child, group) = home.spawn(1, &mut home.command(&spec)).unwrap();
+        let (mut child, group) = home.spawn(1, home.command(&spec)).await.unwrap();
         home.set_deadline(Instant::now() + Duration::from_secs(5));
         let (deadline, groups) = read(home.register().as_fd()).unwrap();
-        assert_eq!(groups, [group.pid]);
+        assert_eq!(*groups, [group.pid]);
+        assert!(!home.is_killed());
+        mark_killed(home.register().as_fd()).unwrap();
+        assert!(home.is_killed());
+        assert_eq!(read(home.register().as_fd()).unwrap(), (deadline, groups), "nothing else was written");
         assert!((4_000_000_000..=5_000_000_000).contains(&(deadline - monotonic())));
         drop(group);
         assert!(!child.wait().await.unwrap().success(), "it was killed");
         assert_eq!(read(home.register().as_fd()).unwrap().1, []);
+    }
+
+    #[test]
+    fn memory_is_used_only_where_there_is_room() {
+        let dir = tempfile::tempdir().unwrap();
+        assert!(is_roomy(dir.path(), 1) && !is_roomy(dir.path(), u64::MAX) && !is_roomy(Path::new("/nowhere"), 0));
     }
 
     #[test]

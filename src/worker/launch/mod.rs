@@ -16,11 +16,7 @@ use std::{process::ExitStatus, sync::Arc, time::Duration};
 
 use serde_json::value::RawValue;
 
-use self::{
-    files::{Files, PayloadFile},
-    home::Home,
-    orders::Orders,
-};
+use self::{files::Files, home::Home, orders::Orders};
 use crate::{ClaimedJob, Failure, Session};
 
 /// Of a result, in bytes.
@@ -88,19 +84,23 @@ pub(super) struct Slot {
     number: usize,
     home: Arc<Home>,
     runs: u64,
-    payload: Option<PayloadFile>,
     handler: Option<resident::Handler>,
     starts: resident::Starts,
 }
 
 impl Slot {
     pub(super) fn new(number: usize, home: Arc<Home>) -> Slot {
-        Slot { number, home, runs: 0, payload: None, handler: None, starts: resident::Starts::default() }
+        Slot { number, home, runs: 0, handler: None, starts: resident::Starts::default() }
     }
 
     /// What its handler runs, if one waits here.
     pub(super) fn warm(&self) -> Option<&Spec> {
         self.handler.as_ref().map(resident::Handler::spec)
+    }
+
+    /// Whether the guardian has killed what ran here.
+    pub(super) fn is_killed(&self) -> bool {
+        self.home.is_killed()
     }
 
     /// Ends the handler, if there is one.
@@ -113,11 +113,6 @@ impl Slot {
     fn files(&mut self) -> Files {
         self.runs += 1;
         Files::new(self.home.dir(), &format!("{}.{}", self.number, self.runs))
-    }
-
-    fn stdin(&mut self, payload: &RawValue) -> std::io::Result<std::fs::File> {
-        let path = self.home.dir().join(format!("{}.payload", self.number));
-        files::stdin(&mut self.payload, &path, payload)
     }
 }
 

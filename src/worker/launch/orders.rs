@@ -135,6 +135,14 @@ impl Orders {
     }
 }
 
+/// Gives an order to a job, beside those it has.
+pub(in super::super) fn give(job: &watch::Sender<Option<Order>>, what: Order) {
+    job.send_if_modified(|order| {
+        let merged = order.map_or(what, |o| o.and(what));
+        order.replace(merged) != Some(merged)
+    });
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {

@@ -1,19 +1,13 @@
 //! The `process` launch: a command in this container per job, in a process group of its own.
 
-use std::{path::Path, process::Stdio, time::Duration};
+use std::{process::Stdio, time::Duration};
 
 use futures_util::future::{FusedFuture, FutureExt};
 use rustix::process::Signal;
 use tokio::process::Child;
 
 use super::{
-    Launch, Outcome, Run, Slot,
-    files::{Files, PayloadFile},
-    home::Group,
-    orders::Step,
-    progress::Progress,
-    tail::Tail,
-    worker_io,
+    Launch, Outcome, Run, Slot, files::Files, home::Group, orders::Step, progress::Progress, tail::Tail, worker_io,
 };
 
 /// Grandchildren may hold stderr open; what was written is enough.
@@ -24,20 +18,16 @@ pub(super) struct Process;
 impl Launch for Process {
     async fn run(slot: &mut Slot, run: &mut Run) -> Outcome {
         let mut files = slot.files();
-        let outcome = match start(slot, run, &files) {
+        match start(slot, run, &files).await {
             Ok((child, group)) => attend(run, &mut files, child, group).await,
             Err(outcome) => outcome,
-        };
-        // One that cannot be emptied is made anew.
-        slot.payload.take_if(|file| file.clear().is_err());
-        outcome
+        }
     }
 }
 
-fn start(slot: &mut Slot, run: &Run, files: &Files) -> Result<(Child, Group), Outcome> {
+async fn start(slot: &Slot, run: &Run, files: &Files) -> Result<(Child, Group), Outcome> {
     let job = &run.job;
-    let stdin = slot.stdin(&job.payload).map_err(|e| worker_io(&e))?;
-    let payload = slot.payload.as_ref().map(PayloadFile::path).unwrap_or(Path::new(""));
+    let stdin = files.stdin(&job.payload).map_err(|e| worker_io(&e))?;
     let mut command = slot.home.command(&run.plan.spec);
     command
         .env("ROWLOCK_JOB_ID", job.id.to_string())
@@ -47,14 +37,14 @@ fn start(slot: &mut Slot, run: &Run, files: &Files) -> Result<(Child, Group), Ou
         .env("ROWLOCK_LEASE", job.lease())
         .env("ROWLOCK_DEADLINE", run.deadline().unwrap_or_default())
         .env("TRACEPARENT", run.traceparent().unwrap_or_default())
-        .env("ROWLOCK_PAYLOAD_FILE", payload)
+        .env("ROWLOCK_PAYLOAD_FILE", &files.payload)
         .env("ROWLOCK_RESULT_FILE", &files.result)
         .env("ROWLOCK_PROGRESS_FILE", &files.progress)
         .stdin(stdin)
         // What a job prints belongs to the log, not to the worker's own output.
         .stdout(Stdio::from(std::io::stderr()))
         .stderr(Stdio::piped());
-    slot.home.spawn(2 * slot.number, &mut command).map_err(|e| Outcome::Failed(run.not_started(&e)))
+    slot.home.spawn(2 * slot.number, command).await.map_err(|e| Outcome::Failed(run.not_started(&e)))
 }
 
 async fn attend(run: &mut Run, files: &mut Files, mut child: Child, group: Group) -> Outcome {

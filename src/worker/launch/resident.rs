@@ -121,13 +121,13 @@ async fn ready(slot: &mut Slot, run: &mut Run) -> Result<Handler, Outcome> {
             _ = run.orders.step(false) => return Err(Outcome::Released),
         }
     }
-    start(slot, run)
+    start(slot, run).await
 }
 
-fn start(slot: &mut Slot, run: &Run) -> Result<Handler, Outcome> {
+async fn start(slot: &mut Slot, run: &Run) -> Result<Handler, Outcome> {
     let mut command = slot.home.command(&run.plan.spec);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let (mut child, group) = slot.home.spawn(2 * slot.number + 1, &mut command).map_err(|e| {
+    let (mut child, group) = slot.home.spawn(2 * slot.number + 1, command).await.map_err(|e| {
         slot.starts.failed(Instant::now());
         Outcome::Failed(run.not_started(&e))
     })?;
