@@ -87,6 +87,16 @@ pub(super) enum Command {
     /// Watches over a worker's processes; started by the worker itself.
     #[command(hide = true)]
     Guardian { worker: Uuid, dir: PathBuf },
+    /// Runs a job's command in its Pod; put there by the worker.
+    #[command(hide = true)]
+    PodRun {
+        #[arg(long, value_parser = humantime::parse_duration)]
+        grace: Duration,
+        #[arg(long, value_parser = humantime::parse_duration)]
+        timeout: Option<Duration>,
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
+    },
     /// A completion script for a shell.
     Completion { shell: clap_complete::Shell },
 }

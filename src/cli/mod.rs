@@ -43,13 +43,20 @@ pub fn main() -> ExitCode {
     let args = Args::parse();
     // The guardian only waits, and there is one for every worker: no threads for it.
     let mut runtime = match args.command {
-        Command::Guardian { .. } => tokio::runtime::Builder::new_current_thread(),
+        Command::Guardian { .. } | Command::PodRun { .. } => tokio::runtime::Builder::new_current_thread(),
         _ => tokio::runtime::Builder::new_multi_thread(),
     };
     let runtime = match runtime.enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => return fail(&e.into()),
     };
+    if let Command::PodRun { grace, timeout, command } = &args.command {
+        // The job's exit code is this program's.
+        return match runtime.block_on(crate::worker::pod::shim::run(command, *grace, *timeout)) {
+            Ok(code) => ExitCode::from(code),
+            Err(e) => fail(&e.into()),
+        };
+    }
     match runtime.block_on(run(args)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error),
@@ -123,6 +130,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
         Command::Simulate(command) => simulate::run(&out, command),
         Command::Doctor => doctor::run(connect().await, &out).await,
         Command::Guardian { worker, dir } => Ok(crate::worker::guardian::stand(worker, &dir).await?),
+        Command::PodRun { .. } => Ok(()), // before this, in main
         Command::Install { dir } => install::run(&out, &dir),
         Command::Completion { shell } => {
             // Into memory first: it panics when a reader such as `head` has gone.

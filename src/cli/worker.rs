@@ -9,14 +9,20 @@ use super::{
 };
 use crate::{
     JobQueue,
+    cluster::{Cluster, ClusterOptions},
     metrics::Facts,
-    worker::{self, Shutdown, WorkerOptions},
+    worker::{self, Kind, PodOptions, Shutdown, WorkerOptions},
 };
 
 pub(super) async fn run(queue: JobQueue, out: &Output, args: Worker) -> anyhow::Result<()> {
     serve::log(&args.serve);
     let facts = Facts::new("worker");
     let _served = serve::http(&args.serve, &queue, &facts).await?;
+    let cluster = if args.launch.contains(&Kind::Pod) {
+        Cluster::find(&ClusterOptions { namespace: args.namespace, ..ClusterOptions::default() }).await?
+    } else {
+        None
+    };
     let options = WorkerOptions {
         queues: args.queues,
         concurrency: args.concurrency.into(),
@@ -28,6 +34,8 @@ pub(super) async fn run(queue: JobQueue, out: &Output, args: Worker) -> anyhow::
         name: None,
         listen_url: args.listen_url,
         guardian: Some(super::install::this_program()?),
+        cluster,
+        pods: PodOptions { image: args.pod_image, grace: args.grace, pending: args.pod_pending, pull: args.pod_pull },
         facts,
     };
     let stop = stop_on_signal()?;

@@ -11,7 +11,7 @@ use tokio::{
     task::JoinSet,
     time::timeout,
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use uuid::Uuid;
 
 use super::{
@@ -24,6 +24,7 @@ use super::{
     launch::{
         self, Outcome, Run, Slot,
         home::Home,
+        pod::{Pods, Remains},
         orders::{Order, Orders, Why},
     },
     lease::{self, Beat},
@@ -47,6 +48,7 @@ pub(super) async fn live(
     shutdown: &Shutdown,
     summary: &mut WorkerSummary,
 ) -> Result<(), Error> {
+    let pods = pods(options)?;
     let asked = Instant::now();
     let session = Arc::new(lease::register(queue, options).await?);
     tracing::info!(worker = %session.id(), queues = ?options.queues, slots = options.concurrency, "working");
@@ -75,6 +77,7 @@ pub(super) async fn live(
     };
     let keeper = tokio::spawn(keeper::keep(round, beside.clone()));
 
+    let _sweeper = pods.clone().map(|pods| AbortOnDropHandle::new(tokio::spawn(pods.sweep(session.clone()))));
     let mut life = Life {
         catalog: Catalog::load(queue).await?,
         queue: queue.clone(),
@@ -83,6 +86,9 @@ pub(super) async fn live(
         slots: (0..options.concurrency).map(|n| Slot::new(n, home.clone())).collect(),
         running: HashMap::new(),
         tasks: JoinSet::new(),
+        pods,
+        remains: Vec::new(),
+        removing: JoinSet::new(),
         ends: Ends::default(),
         orders: lease::guard(beats.clone(), options.lease),
         beats,
@@ -106,6 +112,19 @@ pub(super) async fn live(
     result
 }
 
+fn pods(options: &WorkerOptions) -> Result<Option<Arc<Pods>>, Error> {
+    if !options.launch.contains(&launch::Kind::Pod) {
+        return Ok(None);
+    }
+    let Some(cluster) = &options.cluster else {
+        return Err(Error::Config("launch pod needs a cluster: run in one, or give --kubeconfig or KUBECONFIG".into()));
+    };
+    if options.pods.image.is_empty() {
+        return Err(Error::Config("launch pod needs the image of this program: give --pod-image".into()));
+    }
+    Ok(Some(Pods::start(cluster.clone(), options.pods.clone())))
+}
+
 fn io(what: &str, error: &std::io::Error) -> Error {
     Error::Config(format!("the worker cannot start: {what}: {error}; set TMPDIR to a directory it can write"))
 }
@@ -119,7 +138,11 @@ struct Life<'a> {
     slots: Vec<Slot>,
     /// Where running jobs hear orders.
     running: HashMap<Uuid, watch::Sender<Option<Order>>>,
-    tasks: JoinSet<(Slot, ClaimedJob, Outcome)>,
+    tasks: JoinSet<(Slot, Run, Outcome)>,
+    pods: Option<Arc<Pods>>,
+    /// Pods that go when the database knows how their jobs ended.
+    remains: Vec<Remains>,
+    removing: JoinSet<()>,
     ends: Ends,
     beats: watch::Receiver<Beat>,
     /// Of the lease, to all jobs.
@@ -231,6 +254,8 @@ impl Life<'_> {
     /// Ends the handlers that wait.
     async fn close(&mut self) {
         let patience = drain::farewell(self.draining, self.options.grace, Instant::now());
+        let removed = async { while self.removing.join_next().await.is_some() {} };
+        let _ = timeout(patience.min(Duration::from_secs(5)), removed).await;
         // One that is dropped is killed.
         let _ = timeout(patience, futures_util::future::join_all(self.slots.drain(..).map(Slot::close))).await;
     }
@@ -245,14 +270,15 @@ impl Life<'_> {
         self.slots.clear();
     }
 
-    fn end(&mut self, ended: Result<(Slot, ClaimedJob, Outcome), tokio::task::JoinError>) {
-        let (slot, job, outcome) = match ended {
+    fn end(&mut self, ended: Result<(Slot, Run, Outcome), tokio::task::JoinError>) {
+        let (slot, Run { job, remains, .. }, outcome) = match ended {
             Ok(ended) => ended,
             // A bug, and a job that would be held for ever: let the lease go.
             Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
         };
         self.slots.push(slot);
         self.running.remove(&job.id);
+        self.remains.extend(remains);
         self.ends.add(job, outcome);
     }
 
@@ -261,6 +287,11 @@ impl Life<'_> {
         let free = if draining { 0 } else { self.slots.len() };
         let jobs = self.ends.tell(&self.caller, self.summary, free).await?;
         let claimed = jobs.len();
+        if let Some(pods) = self.pods.clone().filter(|_| !self.remains.is_empty()) {
+            let remains = std::mem::take(&mut self.remains);
+            self.removing.spawn(async move { pods.remove(remains).await });
+        }
+        while self.removing.try_join_next().is_some() {}
         for job in jobs {
             self.start(job).await?;
         }
@@ -281,10 +312,11 @@ impl Life<'_> {
         let (orders, heard) = watch::channel(None);
         self.running.insert(job.id, orders);
         let orders = Orders::new(heard, self.orders.clone(), self.options.grace);
-        let mut run = Run { job, plan, orders, session: self.caller.session.clone() };
+        let session = self.caller.session.clone();
+        let mut run = Run { job, plan, orders, session, pods: self.pods.clone(), remains: None };
         self.tasks.spawn(async move {
             let outcome = launch::run(&mut slot, &mut run).await;
-            (slot, run.job, outcome)
+            (slot, run, outcome)
         });
         Ok(())
     }

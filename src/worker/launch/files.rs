@@ -79,7 +79,11 @@ pub(in super::super) struct Files {
 impl Files {
     pub(super) fn new(dir: &Path, name: &str) -> Files {
         let path = |kind: &str| dir.join(format!("{name}.{kind}"));
-        Files { result: path("result"), progress: path("progress"), leave: [true; 2] }
+        Files::at(path("result"), path("progress"))
+    }
+
+    pub(super) fn at(result: PathBuf, progress: PathBuf) -> Files {
+        Files { result, progress, leave: [true; 2] }
     }
 
     /// The result, if the command wrote one.
