@@ -34,6 +34,7 @@ pub const MIGRATIONS: &[Migration] = migrations![
     6 "0006_roles",
     7 "0007_control",
     8 "0008_metrics",
+    9 "0009_cluster",
     10 "0010_pods",
 ];
 

@@ -11,7 +11,7 @@ use chrono::{DateTime, Utc};
 use clap::{Parser, Subcommand, ValueEnum};
 use uuid::Uuid;
 
-pub(super) use self::running::{Controller, Dev, Explain, LogFormat, SchedulesCommand, Serve, Worker};
+pub(super) use self::running::{Controller, Dev, Explain, LogFormat, Place, SchedulesCommand, Serve, Worker};
 use crate::simulate::Shape;
 
 /// A job queue in PostgreSQL.
@@ -41,7 +41,7 @@ pub(super) enum Format {
 pub(super) enum Command {
     /// A private Postgres and workers on this machine.
     Dev(Dev),
-    /// Lead: schedules, rescue, decisions; outside a cluster all but scaling.
+    /// Lead: scale Deployments, rescue, schedules; outside a cluster all but scaling.
     Controller(Controller),
     /// Work jobs.
     Worker(Worker),
@@ -190,6 +190,15 @@ pub(super) enum JobsCommand {
     },
     Get {
         id: Uuid,
+    },
+    /// What a job in a Pod printed, while its Pod lives; after that, the end of it that its error kept.
+    Logs {
+        id: Uuid,
+        /// How many lines from the end.
+        #[arg(long, env = "ROWLOCK_LOGS_TAIL", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+        tail: u32,
+        #[command(flatten)]
+        place: Place,
     },
     /// Make jobs pending again: those named, or the failed ones that the filter finds.
     Retry {

@@ -111,6 +111,7 @@ pub(super) async fn run(queue: &JobQueue, out: &Output, command: JobsCommand) ->
             Some(job) => out.one(&job, &id.to_string()),
             None => Err(Exit::NotFound(format!("no job {id}; it may have left history")).into()),
         },
+        JobsCommand::Logs { id, tail, place } => super::logs::run(queue, out, id, tail, &place).await,
         JobsCommand::Retry { ids, filter, delay, yes } => {
             let one = ids.len() == 1;
             let chosen = chosen(queue, ids, filter, yes, "retry", &[Status::Failed]).await?;

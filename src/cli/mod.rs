@@ -12,6 +12,7 @@ mod explain;
 mod fields;
 mod install;
 mod jobs;
+mod logs;
 mod migrate;
 mod output;
 mod queues;

@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{
     JobQueue,
-    cluster::{Cluster, ClusterOptions},
+    cluster::Cluster,
     metrics::Facts,
     worker::{self, Kind, PodOptions, Shutdown, WorkerOptions},
 };
@@ -19,7 +19,7 @@ pub(super) async fn run(queue: JobQueue, out: &Output, args: Worker) -> anyhow::
     let facts = Facts::new("worker");
     let _served = serve::http(&args.serve, &queue, &facts).await?;
     let cluster = if args.launch.contains(&Kind::Pod) {
-        Cluster::find(&ClusterOptions { namespace: args.namespace, ..ClusterOptions::default() }).await?
+        Cluster::find(&super::controller::options(&args.place)).await?
     } else {
         None
     };

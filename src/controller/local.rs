@@ -188,23 +188,23 @@ impl Target for LocalProcesses {
             replicas: self.running.iter().filter(|r| !r.stopping).map(|r| r.replica.clone()).collect(),
             unschedulable: 0,
         };
-        Ok(Look { deployments: vec![scaled], gone })
+        Ok(Look { deployments: vec![scaled], gone, ..Look::default() })
     }
 
-    async fn grow(&mut self, _: &str, to: u32) -> anyhow::Result<()> {
+    async fn grow(&mut self, _: &str, to: u32) -> anyhow::Result<bool> {
         while self.running.iter().filter(|r| !r.stopping).count() < to as usize && Instant::now() >= self.not_before {
             let started = self.start()?;
             self.running.push(started);
         }
-        Ok(())
+        Ok(true)
     }
 
-    async fn stop(&mut self, _: &str, replicas: &[String]) -> anyhow::Result<()> {
+    async fn stop(&mut self, _: &str, replicas: &[String]) -> anyhow::Result<bool> {
         for r in self.running.iter_mut().filter(|r| replicas.contains(&r.replica.key)) {
             r.stopping = true;
             tell(r);
         }
-        Ok(())
+        Ok(true)
     }
 
     async fn changed(&mut self) {

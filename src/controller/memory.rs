@@ -1,7 +1,7 @@
 //! What is remembered of one Deployment from turn to turn; which decisions become rows.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     time::{Duration, Instant},
 };
 
@@ -32,6 +32,7 @@ pub(super) struct Memory {
     stored: Option<Decision>,
     /// Replicas whose worker has been seen.
     started: HashMap<String, Instant>,
+    looked: bool,
     /// How long the last ones took to start.
     starts: VecDeque<f64>,
 }
@@ -44,13 +45,17 @@ pub(super) fn kept(limits: &Limits) -> Duration {
 impl Memory {
     /// The replicas as `decide` wants them, and the workers in them.
     pub(super) fn current(&mut self, scaled: &Scaled, workers: &[WorkerRow]) -> Current {
-        let of = |replica: &Replica| workers.iter().find(|w| w.identity.split('/').next() == Some(&replica.key));
-        self.started.retain(|key, _| scaled.replicas.iter().any(|r| r.key == *key));
+        let first = !std::mem::replace(&mut self.looked, true);
+        let by_key: HashMap<&str, &WorkerRow> = workers.iter().rev().map(|w| (w.key(), w)).collect();
+        let of = |replica: &Replica| by_key.get(replica.key.as_str());
+        let keys: HashSet<&str> = scaled.replicas.iter().map(|r| r.key.as_str()).collect();
+        self.started.retain(|key, _| keys.contains(key.as_str()));
         let mut current = Current { unschedulable: scaled.unschedulable, ..Current::default() };
         for replica in &scaled.replicas {
             match of(replica) {
                 Some(worker) => {
-                    if self.started.insert(replica.key.clone(), Instant::now()).is_none() {
+                    // One that was there at the first look started at an unknown time.
+                    if self.started.insert(replica.key.clone(), Instant::now()).is_none() && !first {
                         self.starts.push_back(replica.ordered.elapsed().as_secs_f64());
                         if self.starts.len() > STARTS {
                             self.starts.pop_front();
@@ -196,6 +201,7 @@ mod tests {
             unschedulable: 0,
         };
         let mut memory = Memory::default();
+        memory.current(&scaled, &[]);
         let current = memory.current(&scaled, &[worker("a", false), worker("b", true), worker("x", false)]);
         assert_eq!((current.replicas, current.ready, current.slots), (2, 1, Some(4)));
         assert_eq!(current.starting_seconds.len(), 1);

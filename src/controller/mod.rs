@@ -11,7 +11,7 @@
 //!
 //! - `lead`, `ticks`: tasks beside the loop. `turn`: what the loop does.
 //! - `observe`, `rates`: one look at the database. `memory`: what is remembered of a Deployment.
-//! - [`target`]: what is scaled. [`local`]: processes of this machine. `scale_in`: none that works is stopped.
+//! - [`target`]: what is scaled. [`local`]: processes of this machine. [`kubernetes`]: Deployments. `scale_in`: none that works is stopped.
 //! - `store`: the only file that calls the controller's SQL.
 
 pub mod decide;
@@ -19,6 +19,7 @@ pub mod decision;
 pub mod demand;
 mod explain;
 pub mod history;
+pub mod kubernetes;
 mod lead;
 pub mod limits;
 pub mod local;
@@ -132,6 +133,7 @@ async fn run_turns<T: Target>(
                 Ok(next) => wait = next.unwrap_or(tick).min(tick),
                 Err(error) => tracing::warn!("{error:#}; nothing more was changed, and it is tried again"),
             }
+            tracing::debug!(ms = started.elapsed().as_secs_f64() * 1e3, "turn");
         }
         turns.facts.tick(Instant::now());
         tokio::select! {

@@ -38,6 +38,18 @@ pub(super) struct WorkerRow {
     pub running: u64,
 }
 
+impl WorkerRow {
+    /// Of the replica it runs in.
+    pub(super) fn key(&self) -> &str {
+        self.identity.split('/').next().unwrap_or_default()
+    }
+
+    /// When its process started, by the clock of its machine.
+    pub(super) fn started(&self) -> Option<DateTime<Utc>> {
+        DateTime::from_timestamp_millis(self.identity.rsplit('/').next()?.parse().ok()?)
+    }
+}
+
 /// What `observe_v1` answers.
 #[derive(Deserialize)]
 struct Document {

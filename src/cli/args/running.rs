@@ -36,9 +36,8 @@ pub(in crate::cli) struct Worker {
     /// How long a Pod's image may not be found before its job has failed.
     #[arg(long, env = "ROWLOCK_POD_PULL", value_parser = humantime::parse_duration, default_value = "90s")]
     pub pod_pull: Duration,
-    /// The namespace of the Pods; by default this worker's own, or the kubeconfig's.
-    #[arg(long, env = "ROWLOCK_NAMESPACE")]
-    pub namespace: Option<String>,
+    #[command(flatten)]
+    pub place: Place,
     /// A direct connection for LISTEN, where the database URL is a pooler's.
     #[arg(long, env = "ROWLOCK_LISTEN_URL", hide_env_values = true)]
     pub listen_url: Option<String>,
@@ -127,8 +126,24 @@ pub(in crate::cli) struct Explain {
     pub last: i64,
 }
 
+/// Which cluster, and what of it.
+#[derive(clap::Args)]
+pub(in crate::cli) struct Place {
+    /// A kubeconfig; by default the one KUBECONFIG names, or the cluster this runs in.
+    #[arg(long, env = "ROWLOCK_KUBECONFIG", value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// A context of the kubeconfig.
+    #[arg(long, env = "ROWLOCK_CONTEXT")]
+    pub context: Option<String>,
+    /// The namespace; by default the context's, or the one this runs in.
+    #[arg(short, long, env = "ROWLOCK_NAMESPACE")]
+    pub namespace: Option<String>,
+}
+
 #[derive(clap::Args)]
 pub(in crate::cli) struct Controller {
+    #[command(flatten)]
+    pub place: Place,
     /// How long the leadership lasts without a sign of life.
     #[arg(long, env = "ROWLOCK_LEADER_LEASE", value_parser = pause, default_value = "15s")]
     pub lease: Duration,

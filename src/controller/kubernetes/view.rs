@@ -1,0 +1,126 @@
+//! One Deployment with its Pods as replicas. Pure.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
+
+use super::pod::{self, State};
+use crate::controller::{
+    limits::Limits,
+    target::{Replica, Scaled},
+};
+
+/// A replica that has no Pod for so long is held up: a quota, an admission plugin.
+const HELD_UP: Duration = Duration::from_secs(10);
+
+/// What is known beside the API's objects.
+pub(super) struct Known<'a> {
+    /// When each Pod was ordered, by UID.
+    pub ordered: &'a HashMap<String, Instant>,
+    /// Pods that are to be taken away, by UID: they were, though the API does not show it yet.
+    pub stopping: &'a HashMap<String, Instant>,
+    /// Since when there are fewer Pods than ordered.
+    pub short_since: Instant,
+    pub now: Instant,
+}
+
+/// The Deployment's replicas are as many as it is set to, whatever Pods there are: those that are still to come
+/// count as starting, and those too many, of a rollout or on their way out, do not count.
+pub(super) fn scaled(deployment: &Deployment, pods: &[&Pod], set_to: u32, known: &Known<'_>) -> Scaled {
+    let name = deployment.metadata.name.clone().unwrap_or_default();
+    let mut live: Vec<(bool, bool, Replica)> = Vec::new();
+    for pod in pods {
+        let key = uid(pod);
+        let ready = match pod::state(pod) {
+            _ if known.stopping.contains_key(key) => continue,
+            State::Leaving | State::Ended => continue,
+            State::Ready => (true, false),
+            State::Starting { unschedulable } => (false, unschedulable),
+        };
+        let ordered = known.ordered.get(key).copied().unwrap_or(known.now);
+        live.push((ready.0, ready.1, Replica { key: key.to_owned(), ordered }));
+    }
+    // Those that are ready first, then the oldest.
+    live.sort_by_key(|(ready, _, r)| (!ready, r.ordered));
+    live.truncate(set_to as usize);
+    let missing = set_to - u32::try_from(live.len()).unwrap_or(set_to);
+    let held_up = missing > 0 && known.now.saturating_duration_since(known.short_since) > HELD_UP;
+    let unschedulable = live.iter().filter(|(_, unschedulable, _)| *unschedulable).count();
+    let unschedulable = u32::try_from(unschedulable).unwrap_or(u32::MAX) + if held_up { missing } else { 0 };
+    let mut replicas: Vec<Replica> = live.into_iter().map(|(_, _, r)| r).collect();
+    replicas.extend((0..missing).map(|n| Replica { key: format!("{name}#{n}"), ordered: known.short_since }));
+    let annotations = deployment.metadata.annotations.clone().unwrap_or_default();
+    Scaled { name, limits: Limits::read(&annotations), replicas, unschedulable }
+}
+
+/// Whether its Pods are all of its present template: while a rollout goes on, taking away is the rollout's.
+pub(super) fn is_settled(deployment: &Deployment) -> bool {
+    let Some(status) = &deployment.status else { return false };
+    status.observed_generation >= deployment.metadata.generation
+        && status.updated_replicas.unwrap_or(0) == status.replicas.unwrap_or(0)
+}
+
+pub(super) fn uid(pod: &Pod) -> &str {
+    pod.metadata.uid.as_deref().unwrap_or_default()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn pod(uid: &str, ready: bool) -> Pod {
+        let conditions = json!([{"type": "Ready", "status": if ready { "True" } else { "False" }}]);
+        serde_json::from_value(
+            json!({"metadata": {"uid": uid}, "status": {"phase": "Running", "conditions": conditions}}),
+        )
+        .unwrap()
+    }
+
+    fn deployment(status: Value) -> Deployment {
+        let metadata = json!({"name": "mail", "generation": 3, "annotations": {"rowlock.dev/queues": "mail"}});
+        serde_json::from_value(json!({"metadata": metadata, "status": status})).unwrap()
+    }
+
+    fn see(pods: &[&Pod], set_to: u32, stopping: &[&str], short_for: Duration) -> (Vec<String>, u32) {
+        let now = Instant::now() + Duration::from_secs(3600);
+        let stopping = stopping.iter().map(|s| ((*s).to_owned(), now)).collect();
+        let ordered = HashMap::new();
+        let known = Known { ordered: &ordered, stopping: &stopping, short_since: now - short_for, now };
+        let scaled = scaled(&deployment(json!({})), pods, set_to, &known);
+        assert!(scaled.limits.is_ok());
+        (scaled.replicas.into_iter().map(|r| r.key).collect(), scaled.unschedulable)
+    }
+
+    #[test]
+    fn replicas_are_as_many_as_it_is_set_to() {
+        let (a, b, c) = (pod("a", true), pod("b", false), pod("c", true));
+        let second = Duration::from_secs(1);
+        assert_eq!(see(&[&a, &b, &c], 3, &[], second).0, ["a", "c", "b"]);
+        assert_eq!(see(&[&a], 3, &[], second), (vec!["a".into(), "mail#0".into(), "mail#1".into()], 0), "to come");
+        assert_eq!(see(&[&a], 3, &[], second * 60).1, 2, "held up");
+        assert_eq!(see(&[&a, &b, &c], 2, &[], second).0, ["a", "c"], "the one too many is not ready");
+        assert_eq!(see(&[&a, &b, &c], 2, &["a"], second).0, ["c", "b"], "a was stopped");
+        let mut gone = pod("d", true);
+        gone.status.as_mut().unwrap().phase = Some("Failed".into());
+        assert_eq!(see(&[&a, &gone], 1, &[], second).0, ["a"]);
+    }
+
+    #[test]
+    fn a_rollout_is_not_settled() {
+        for (status, want) in [
+            (json!({"observedGeneration": 3, "replicas": 4, "updatedReplicas": 4}), true),
+            (json!({"observedGeneration": 3}), true),
+            (json!({"observedGeneration": 2, "replicas": 4, "updatedReplicas": 4}), false),
+            (json!({"observedGeneration": 3, "replicas": 5, "updatedReplicas": 1}), false),
+            (Value::Null, false),
+        ] {
+            assert_eq!(is_settled(&deployment(status.clone())), want, "{status}");
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! A namespace, a database, a controller, and worker Deployments.
+
+use std::{
+    fs::File,
+    future::Future,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    sync::OnceLock,
+    time::{Duration, Instant},
+};
+
+use k8s_openapi::api::{
+    apps::v1::Deployment,
+    core::v1::{Namespace, Pod},
+};
+use kube::{
+    Api, Client,
+    api::{DeleteParams, ListParams, Patch, PatchParams, PostParams},
+};
+use rowlock::{
+    JobQueue,
+    local_postgres::{LocalPostgres, Options},
+};
+use serde_json::{Value, json};
+use tokio_postgres::{NoTls, types::ToSql};
+use uuid::Uuid;
+
+pub const IMAGE: &str = "rowlock.test/rowlock-kube:dev";
+/// No wait is longer, on a machine that others use too.
+pub const PATIENCE: Duration = Duration::from_secs(90);
+
+fn server() -> &'static (LocalPostgres, String) {
+    static SERVER: OnceLock<(LocalPostgres, String)> = OnceLock::new();
+    SERVER.get_or_init(|| {
+        let start = || {
+            let host = std::env::var("ROWLOCK_TEST_HOST").unwrap_or_else(|_| "10.10.0.1".into());
+            let hba = std::env::temp_dir().join(format!("rowlock-kube-{}.hba", std::process::id()));
+            // The tests' own network only: the address it listens on is the nodes'.
+            std::fs::write(&hba, "host all all 127.0.0.1/32 trust\nhost all all 10.0.0.0/8 trust\n").unwrap();
+            let settings = vec![
+                format!("listen_addresses=127.0.0.1,{host}"),
+                format!("hba_file={}", hba.display()),
+                "max_connections=600".into(),
+            ];
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+            let options = Options { persist: None, ram: true, settings, ..Options::default() };
+            (runtime.block_on(LocalPostgres::start(options)).unwrap(), host)
+        };
+        std::thread::spawn(start).join().unwrap()
+    })
+}
+
+pub struct Lab {
+    pub namespace: String,
+    pub queue: JobQueue,
+    /// For this process; Pods have their own.
+    pub url: String,
+    pods_url: String,
+    pub sql: tokio_postgres::Client,
+    pub client: Client,
+}
+
+pub struct Controller {
+    child: Child,
+    pub log: PathBuf,
+}
+
+impl Drop for Controller {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        // Not waited for: what is in it ends by itself.
+        let args = ["delete", "namespace", &self.namespace, "--wait=false"];
+        let _ = Command::new("kubectl").args(args).stdout(Stdio::null()).status();
+    }
+}
+
+impl Lab {
+    pub async fn new(name: &str) -> Lab {
+        let (server, host) = server();
+        let client = Client::try_default().await.expect("KUBECONFIG names a cluster");
+        let namespace = format!("target-{name}-{}", &Uuid::now_v7().simple().to_string()[20..]);
+        let object: Namespace = serde_json::from_value(json!({"metadata": {"name": namespace}})).unwrap();
+        Api::<Namespace>::all(client.clone()).create(&PostParams::default(), &object).await.unwrap();
+        let database = namespace.replace('-', "_");
+        let (admin, connection) = tokio_postgres::connect(&server.url("postgres"), NoTls).await.unwrap();
+        tokio::spawn(connection);
+        admin.batch_execute(&format!("CREATE DATABASE {database}")).await.unwrap();
+        let url = server.url(&database);
+        let pods_url = url.replace("127.0.0.1", host);
+        let queue = JobQueue::connect(&url).await.unwrap();
+        queue.migrate().await.unwrap();
+        let (sql, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
+        tokio::spawn(connection);
+        Lab { namespace, queue, url, pods_url, sql, client }
+    }
+
+    /// Starts one, with this kubeconfig or the usual one.
+    pub fn controller(&self, kubeconfig: Option<&std::path::Path>, log: &str) -> Controller {
+        let file = std::env::temp_dir().join(format!("{}.log", self.namespace));
+        let mut command = Command::new(env!("CARGO_BIN_EXE_rowlock"));
+        command.args(["controller", "--http=127.0.0.1:0", "--log-format=text", "-n", &self.namespace]);
+        if let Some(path) = kubeconfig {
+            command.arg("--kubeconfig").arg(path);
+        }
+        let to = File::create(&file).unwrap();
+        let child = command
+            .env("DATABASE_URL", &self.url)
+            .env("RUST_LOG", log)
+            .env("NO_COLOR", "1")
+            .stdout(Stdio::null())
+            .stderr(to)
+            .spawn()
+            .unwrap();
+        Controller { child, log: file }
+    }
+
+    pub fn api<K>(&self) -> Api<K>
+    where
+        K: kube::Resource<Scope = k8s_openapi::NamespaceResourceScope>,
+        K::DynamicType: Default,
+    {
+        Api::namespaced(self.client.clone(), &self.namespace)
+    }
+
+    /// A worker Deployment with no replicas.
+    pub async fn deployment(&self, name: &str, queue: &str, slots: u32, annotations: Value, memory: &str) {
+        let mut all = json!({"rowlock.dev/queues": queue, "rowlock.dev/slots": slots.to_string()});
+        all.as_object_mut().unwrap().extend(annotations.as_object().unwrap().clone());
+        let field = |path: &str| json!({"fieldRef": {"fieldPath": path}});
+        let container = json!({
+            "name": "worker", "image": IMAGE,
+            "args": ["worker", format!("--queue={queue}"), format!("--concurrency={slots}"), "--http=127.0.0.1:9464"],
+            "env": [
+                {"name": "DATABASE_URL", "value": self.pods_url},
+                {"name": "POD_NAME", "valueFrom": field("metadata.name")},
+                {"name": "POD_UID", "valueFrom": field("metadata.uid")},
+                {"name": "TMPDIR", "value": "/tmp"},
+            ],
+            "resources": {"limits": {"memory": memory}, "requests": {"cpu": "10m", "memory": "16Mi"}},
+            "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],
+        });
+        let labels = json!({"app": name});
+        let pod = json!({
+            "containers": [container], "volumes": [{"name": "tmp", "emptyDir": {}}],
+            "nodeSelector": {"kubernetes.io/hostname": "node1"}, "terminationGracePeriodSeconds": 20,
+        });
+        let object = json!({
+            "metadata": {"name": name, "labels": {"rowlock.dev/worker": "true"}, "annotations": all},
+            "spec": {"replicas": 0, "selector": {"matchLabels": labels},
+                     "template": {"metadata": {"labels": labels}, "spec": pod}},
+        });
+        let object: Deployment = serde_json::from_value(object).unwrap();
+        self.api::<Deployment>().create(&PostParams::default(), &object).await.unwrap();
+    }
+
+    pub async fn annotate(&self, deployment: &str, annotations: Value) {
+        let patch = Patch::Merge(json!({"metadata": {"annotations": annotations}}));
+        self.api::<Deployment>().patch_metadata(deployment, &PatchParams::default(), &patch).await.unwrap();
+    }
+
+    /// A type whose jobs take so long, in a handler or as a command.
+    pub async fn job_type(&self, name: &str, milliseconds: u32, once: bool) {
+        let mut command = vec!["/job".to_owned(), milliseconds.to_string()];
+        if once {
+            command.push("once".into());
+        }
+        let launch = if once { "process" } else { "resident" };
+        let expected = format!("{milliseconds} milliseconds");
+        let row = json!({"name": name, "launch": launch, "command": command, "expected": expected});
+        self.sql.query("SELECT rowlock.put_job_type($1)", &[&row]).await.unwrap();
+    }
+
+    pub async fn one<T: for<'a> tokio_postgres::types::FromSql<'a>>(
+        &self,
+        sql: &str,
+        args: &[&(dyn ToSql + Sync)],
+    ) -> T {
+        match self.sql.query_one(sql, args).await {
+            Ok(row) => row.get(0),
+            Err(e) => panic!("{sql}: {e:?}"),
+        }
+    }
+
+    pub async fn replicas(&self, deployment: &str) -> i32 {
+        self.api::<Deployment>().get(deployment).await.unwrap().spec.unwrap().replicas.unwrap()
+    }
+
+    pub async fn pods(&self) -> Vec<Pod> {
+        self.api::<Pod>().list(&ListParams::default()).await.unwrap().items
+    }
+
+    pub async fn workers(&self) -> i64 {
+        self.one("SELECT count(*) FROM rowlock.workers WHERE NOT draining", &[]).await
+    }
+
+    pub async fn kill(&self, pod: &str) {
+        self.api::<Pod>().delete(pod, &DeleteParams::default().grace_period(0)).await.unwrap();
+    }
+}
+
+/// Asks again until the answer is yes; how long it took.
+pub async fn within<F: Future<Output = bool>>(what: &str, patience: Duration, mut ask: impl FnMut() -> F) -> Duration {
+    let started = Instant::now();
+    while !ask().await {
+        assert!(started.elapsed() < patience, "waited {patience:?} in vain until {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    started.elapsed()
+}
+
+pub async fn eventually<F: Future<Output = bool>>(what: &str, ask: impl FnMut() -> F) -> Duration {
+    within(what, PATIENCE, ask).await
+}

@@ -1,0 +1,13 @@
+//! The controller on a real cluster: `KUBECONFIG=… cargo test --all-features --test kube -- --nocapture`.
+//!
+//! It needs the image of `image.sh` on the nodes, this process on their network (Pods find Postgres there, at the
+//! address ROWLOCK_TEST_HOST), and for `many` nodes that KWOK plays. Each test has a namespace of its own.
+#![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs)]
+
+mod away;
+mod bursts;
+mod deaths;
+mod lab;
+mod many;
+mod proxy;
+mod scale_in;
