@@ -247,10 +247,7 @@ impl Session {
 
     /// Hands jobs back unfinished, no attempt consumed, each after its delay and with a text that says why.
     #[cfg(feature = "cli")]
-    pub(crate) async fn hand_back(
-        &self,
-        jobs: &[(ClaimedJob, Option<Duration>, String)],
-    ) -> Result<Vec<Uuid>, Error> {
+    pub(crate) async fn hand_back(&self, jobs: &[(ClaimedJob, Option<Duration>, String)]) -> Result<Vec<Uuid>, Error> {
         let (leases, ids) = keys(jobs.iter().map(|(job, ..)| job));
         let delays: Vec<Option<f64>> = jobs.iter().map(|(_, after, _)| after.map(|d| d.as_secs_f64())).collect();
         let errors: Vec<String> = jobs.iter().map(|(.., error)| error.replace('\0', "\u{fffd}")).collect();

@@ -39,7 +39,8 @@ pub(super) async fn run(queue: &JobQueue, out: &Output, id: Uuid, tail: u32, pla
 async fn of_pod(id: Uuid, tail: u32, place: &Place) -> anyhow::Result<Option<String>> {
     let Some(cluster) = Cluster::find(&options(place)).await? else { return Ok(None) };
     let name = spec::name(id);
-    let params = LogParams { container: Some(spec::CONTAINER.into()), tail_lines: Some(tail.into()), ..LogParams::default() };
+    let params =
+        LogParams { container: Some(spec::CONTAINER.into()), tail_lines: Some(tail.into()), ..LogParams::default() };
     match cluster.call(&format!("read log of pod {name}"), cluster.api::<Pod>().logs(&name, &params)).await {
         Ok(log) => Ok(Some(log)),
         Err(ClusterError::NotFound(_)) => Ok(None),

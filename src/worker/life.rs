@@ -24,8 +24,8 @@ use super::{
     launch::{
         self, Outcome, Run, Slot,
         home::Home,
-        pod::{Pods, Remains},
         orders::{Order, Orders, Why},
+        pod::{Pods, Remains},
     },
     lease::{self, Beat},
 };

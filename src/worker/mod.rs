@@ -20,8 +20,8 @@ use std::{path::PathBuf, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
-pub use self::launch::{Kind, pod::PodOptions};
 pub(crate) use self::launch::pod;
+pub use self::launch::{Kind, pod::PodOptions};
 use crate::{Error, JobQueue, cluster::Cluster, metrics::Facts};
 
 /// How a worker works.

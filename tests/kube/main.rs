@@ -9,5 +9,7 @@ mod bursts;
 mod deaths;
 mod lab;
 mod many;
+mod pods;
+mod pods_causes;
 mod proxy;
 mod scale_in;

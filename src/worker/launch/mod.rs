@@ -91,7 +91,10 @@ pub(super) enum Outcome {
     /// It was stopped before its end and goes back, no attempt consumed.
     Released,
     /// It goes back by no fault of its own, no attempt consumed, perhaps not at once; the text says why.
-    HandedBack { after: Option<Duration>, error: String },
+    HandedBack {
+        after: Option<Duration>,
+        error: String,
+    },
 }
 
 /// Room for one running job, and for one handler that waits between jobs.

@@ -30,11 +30,22 @@ pub(super) enum Look {
 pub(super) enum End {
     /// The binary in the Pod says how it ended.
     Reported(Box<Report>),
-    Failed { reason: &'static str, retryable: bool, text: String },
+    Failed {
+        reason: &'static str,
+        retryable: bool,
+        text: String,
+    },
     /// Not the job's doing: no attempt is consumed.
-    Back { reason: &'static str, after: Option<Duration>, text: String },
+    Back {
+        reason: &'static str,
+        after: Option<Duration>,
+        text: String,
+    },
     /// Nothing but an exit code, and what was last on the log.
-    Bare { code: i32, text: String },
+    Bare {
+        code: i32,
+        text: String,
+    },
 }
 
 fn failed(reason: &'static str, retryable: bool, text: String) -> End {
@@ -119,7 +130,9 @@ fn never_started(status: &PodStatus, deleted: bool) -> End {
             failed("start_failed", true, format!("init container {name}: exit code {}: {message}", ended.exit_code))
         }
         None if deleted => back("pod_deleted", None, "somebody ended its Pod before it started".into()),
-        None => back("not_started", Some(Duration::from_secs(5)), "its Pod ended before the job's container started".into()),
+        None => {
+            back("not_started", Some(Duration::from_secs(5)), "its Pod ended before the job's container started".into())
+        }
     }
 }
 

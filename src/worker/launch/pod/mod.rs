@@ -20,16 +20,15 @@ use std::{
 use k8s_openapi::api::core::v1::Pod;
 use serde_json::Value;
 
+pub(in crate::worker) use self::pods::Pods;
+pub(crate) use self::report::is_jobs_own;
 use self::{
     fate::{End, Look, Wait, look},
     pods::Seen,
     report::Report,
 };
-pub(in crate::worker) use self::pods::Pods;
-pub(crate) use self::report::is_jobs_own;
 use super::{
-    Launch, Outcome, Run, Slot, failure,
-    files,
+    Launch, Outcome, Run, Slot, failure, files,
     orders::{Step, Why},
     progress::Progress,
 };
@@ -97,7 +96,10 @@ pub(in crate::worker) struct Remains {
 
 impl Remains {
     fn of(pod: &Pod) -> Remains {
-        Remains { name: pod.metadata.name.clone().unwrap_or_default(), uid: pod.metadata.uid.clone().unwrap_or_default() }
+        Remains {
+            name: pod.metadata.name.clone().unwrap_or_default(),
+            uid: pod.metadata.uid.clone().unwrap_or_default(),
+        }
     }
 }
 
@@ -198,7 +200,9 @@ fn refused(error: &ClusterError) -> Outcome {
     let back = |reason: &str, after| Outcome::HandedBack { after: Some(after), error: format!("{reason}: {text}") };
     match error {
         ClusterError::Forbidden { message, .. } if message.contains("exceeded quota") => back("quota_exceeded", QUOTA),
-        ClusterError::Forbidden { message, .. } if message.contains("being terminated") => back("namespace_ends", QUOTA),
+        ClusterError::Forbidden { message, .. } if message.contains("being terminated") => {
+            back("namespace_ends", QUOTA)
+        }
         ClusterError::Forbidden { message, .. } if message.contains("violates PodSecurity") => {
             Outcome::Failed(failure("admission_refused", false, text))
         }
@@ -221,11 +225,12 @@ struct Clocks {
 impl Clocks {
     fn waited(&mut self, wait: Wait) -> Duration {
         let since = self.waits.iter().find(|(w, _)| *w == wait).map(|(_, since)| *since);
-        since.unwrap_or_else(|| {
-            self.waits.push((wait, Instant::now()));
-            Instant::now()
-        })
-        .elapsed()
+        since
+            .unwrap_or_else(|| {
+                self.waits.push((wait, Instant::now()));
+                Instant::now()
+            })
+            .elapsed()
     }
 }
 
@@ -366,7 +371,8 @@ async fn reported(pods: &Pods, run: &Run, me: &Remains, short: Report) -> Outcom
         return Outcome::Failed(failure("spawn_failed", true, why));
     }
     if let Some((reason, text)) = report.bad_result {
-        let reason = ["output_too_large", "invalid_utf8"].into_iter().find(|r| *r == reason).unwrap_or("invalid_result");
+        let reason =
+            ["output_too_large", "invalid_utf8"].into_iter().find(|r| *r == reason).unwrap_or("invalid_result");
         return Outcome::Failed(failure(reason, true, text));
     }
     match (report.code, report.result) {

@@ -136,7 +136,8 @@ impl Pods {
     pub(super) async fn delete(&self, pod: &Remains, grace: Option<u32>) -> Result<(), ClusterError> {
         let api = self.cluster.api::<Pod>();
         let preconditions = Preconditions { uid: Some(pod.uid.clone()), resource_version: None };
-        let how = DeleteParams { grace_period_seconds: grace, preconditions: Some(preconditions), ..DeleteParams::default() };
+        let how =
+            DeleteParams { grace_period_seconds: grace, preconditions: Some(preconditions), ..DeleteParams::default() };
         match self.cluster.call(&format!("delete pod {}", pod.name), api.delete(&pod.name, &how)).await {
             Ok(_) | Err(ClusterError::NotFound(_) | ClusterError::Conflict(_)) => Ok(()),
             Err(e) => Err(e),
@@ -187,7 +188,11 @@ impl Pods {
             let others: Vec<(Uuid, Remains)> = {
                 let mine = self.mine();
                 let all = self.watched.all().unwrap_or_default();
-                all.iter().filter_map(|pod| of_job(pod)).filter(|(_, pod)| !mine.contains_key(&pod.uid)).take(10_000).collect()
+                all.iter()
+                    .filter_map(|pod| of_job(pod))
+                    .filter(|(_, pod)| !mine.contains_key(&pod.uid))
+                    .take(10_000)
+                    .collect()
             };
             if others.is_empty() {
                 continue;

@@ -42,7 +42,8 @@ impl Report {
         }
         let pieces = pieces(&whole);
         let stderr = String::new();
-        let mut short = Report { result: None, on_log: Some(whole.len()), stderr, bad_result: None, not_started: None, ..*self };
+        let mut short =
+            Report { result: None, on_log: Some(whole.len()), stderr, bad_result: None, not_started: None, ..*self };
         // As much of the end as there is room for; in JSON it may be longer than it is.
         let mut keep = 2048;
         loop {
@@ -133,7 +134,13 @@ mod tests {
     #[test]
     fn a_large_one_is_found_on_the_log_between_other_lines_or_not_at_all() {
         let result = format!("\"{}\"", "é\\n".repeat(200_000));
-        let report = Report { rowlock: 1, code: Some(0), result: Some(result), stderr: "\u{1}".repeat(8000), ..Report::default() };
+        let report = Report {
+            rowlock: 1,
+            code: Some(0),
+            result: Some(result),
+            stderr: "\u{1}".repeat(8000),
+            ..Report::default()
+        };
         let (message, log) = report.write();
         assert!(message.len() <= 4096, "{}", message.len());
         let bytes = Report::read(&message).unwrap().on_log.unwrap();

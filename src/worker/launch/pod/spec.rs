@@ -42,8 +42,20 @@ pub(super) fn run(job: &ClaimedJob) -> String {
 
 /// Tells two settings of a type apart, over releases of this program. FNV-1a, 64 bits.
 pub(super) fn fingerprint(spec: &Spec, parts: &Parts) -> String {
-    let text = json!([spec.program, spec.args, spec.env, parts.image, parts.secrets, parts.resources, parts.service_account, parts.template]);
-    let hash = text.to_string().bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
+    let text = json!([
+        spec.program,
+        spec.args,
+        spec.env,
+        parts.image,
+        parts.secrets,
+        parts.resources,
+        parts.service_account,
+        parts.template
+    ]);
+    let hash = text
+        .to_string()
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
     format!("{hash:016x}")
 }
 
@@ -119,9 +131,12 @@ fn container(made: &Made<'_>, grace: u64) -> Value {
     let (job, spec) = (made.job, made.spec);
     let constants: BTreeMap<&str, String> = spec.env.iter().map(|(k, v)| (k.as_str(), literal(v))).collect();
     let mut env: Vec<Value> = constants.iter().map(|(k, v)| json!({"name": k, "value": v})).collect();
-    env.extend(made.parts.secrets.iter().map(|s| {
-        json!({"name": s.variable, "valueFrom": {"secretKeyRef": {"name": s.name, "key": s.key}}})
-    }));
+    env.extend(
+        made.parts
+            .secrets
+            .iter()
+            .map(|s| json!({"name": s.variable, "valueFrom": {"secretKeyRef": {"name": s.name, "key": s.key}}})),
+    );
     // Last, so that they win.
     env.extend(
         [
