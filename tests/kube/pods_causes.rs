@@ -39,7 +39,7 @@ async fn expect(lab: &Lab, id: Uuid, want: &str) {
 async fn each_cause_has_its_own_reason() {
     let lab = Lab::new("pods-causes").await;
     restricted(&lab).await;
-    let _worker = Worker::start(&lab, 20, &["--pod-pending=4s", "--pod-pull=4s", "--grace=5s"]);
+    let _worker = Worker::start(&lab, 20, &["--pod-pending=25s", "--pod-pull=4s", "--grace=5s"]);
     let memory = json!({"requests": {"cpu": "5m", "memory": "8Mi"}, "limits": {"memory": "32Mi"}});
     let huge = json!({"requests": {"cpu": "1000"}});
     let secret = json!({"TOKEN": {"from_secret": {"name": "none", "key": "k"}}});

@@ -22,9 +22,10 @@ const MANAGED: &str = "app.kubernetes.io/managed-by";
 /// Watched: the Pods of all jobs in the namespace.
 pub(super) const SELECTOR: &str = "app.kubernetes.io/managed-by=rowlock,rowlock.dev/job";
 
-const BIN: &str = "/rowlock/bin";
-const WORK: &str = "/rowlock/work";
-const PAYLOAD: &str = "/rowlock/payload";
+// Not /rowlock, which is a file in the image of this program.
+const BIN: &str = "/rowlock-job/bin";
+const WORK: &str = "/rowlock-job/work";
+const PAYLOAD: &str = "/rowlock-job/payload";
 /// A Pod may take so long beyond its own bounds until nothing but its deadline ends it.
 const SPARE: Duration = Duration::from_secs(60);
 
