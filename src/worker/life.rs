@@ -25,9 +25,10 @@ use super::{
         self, Outcome, Run, Slot,
         home::Home,
         orders::{Order, Orders, Why},
-        pod::{Pods, Remains},
+        pod::Pods,
     },
     lease::{self, Beat},
+    leaving::{self, Leaving},
 };
 use crate::{
     ClaimedJob, Error, JobQueue, keeper,
@@ -48,7 +49,7 @@ pub(super) async fn live(
     shutdown: &Shutdown,
     summary: &mut WorkerSummary,
 ) -> Result<(), Error> {
-    let pods = pods(options)?;
+    let pods = leaving::pods(options)?;
     let asked = Instant::now();
     let session = Arc::new(lease::register(queue, options).await?);
     tracing::info!(worker = %session.id(), queues = ?options.queues, slots = options.concurrency, "working");
@@ -87,8 +88,7 @@ pub(super) async fn live(
         running: HashMap::new(),
         tasks: JoinSet::new(),
         pods,
-        remains: Vec::new(),
-        removing: JoinSet::new(),
+        leaving: Leaving::default(),
         ends: Ends::default(),
         orders: lease::guard(beats.clone(), options.lease),
         beats,
@@ -112,19 +112,6 @@ pub(super) async fn live(
     result
 }
 
-fn pods(options: &WorkerOptions) -> Result<Option<Arc<Pods>>, Error> {
-    if !options.launch.contains(&launch::Kind::Pod) {
-        return Ok(None);
-    }
-    let Some(cluster) = &options.cluster else {
-        return Err(Error::Config("launch pod needs a cluster: run in one, or give --kubeconfig or KUBECONFIG".into()));
-    };
-    if options.pods.image.is_empty() {
-        return Err(Error::Config("launch pod needs the image of this program: give --pod-image".into()));
-    }
-    Ok(Some(Pods::start(cluster.clone(), options.pods.clone())))
-}
-
 fn io(what: &str, error: &std::io::Error) -> Error {
     Error::Config(format!("the worker cannot start: {what}: {error}; set TMPDIR to a directory it can write"))
 }
@@ -140,9 +127,7 @@ struct Life<'a> {
     running: HashMap<Uuid, watch::Sender<Option<Order>>>,
     tasks: JoinSet<(Slot, Run, Outcome)>,
     pods: Option<Arc<Pods>>,
-    /// Pods that go when the database knows how their jobs ended.
-    remains: Vec<Remains>,
-    removing: JoinSet<()>,
+    leaving: Leaving,
     ends: Ends,
     beats: watch::Receiver<Beat>,
     /// Of the lease, to all jobs.
@@ -183,6 +168,7 @@ impl Life<'_> {
             let pause = self.pause(idle, shutdown);
             tokio::select! {
                 Some(ended) = self.tasks.join_next() => self.end(ended),
+                Some(slot) = self.leaving.next() => self.slots.push(slot),
                 () = wake.notified(), if !draining => {}
                 () = tokio::time::sleep(pause) => {}
                 () = shutdown.drain.cancelled(), if self.draining.is_none() => {}
@@ -254,8 +240,7 @@ impl Life<'_> {
     /// Ends the handlers that wait.
     async fn close(&mut self) {
         let patience = drain::farewell(self.draining, self.options.grace, Instant::now());
-        let removed = async { while self.removing.join_next().await.is_some() {} };
-        let _ = timeout(patience.min(Duration::from_secs(5)), removed).await;
+        self.slots.extend(self.leaving.all(patience.min(Duration::from_secs(5))).await);
         // One that is dropped is killed.
         let _ = timeout(patience, futures_util::future::join_all(self.slots.drain(..).map(Slot::close))).await;
     }
@@ -276,9 +261,11 @@ impl Life<'_> {
             // A bug, and a job that would be held for ever: let the lease go.
             Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
         };
-        self.slots.push(slot);
+        match remains {
+            Some(pod) => self.leaving.add(slot, pod),
+            None => self.slots.push(slot),
+        }
         self.running.remove(&job.id);
-        self.remains.extend(remains);
         self.ends.add(job, outcome);
     }
 
@@ -287,11 +274,7 @@ impl Life<'_> {
         let free = if draining { 0 } else { self.slots.len() };
         let jobs = self.ends.tell(&self.caller, self.summary, free).await?;
         let claimed = jobs.len();
-        if let Some(pods) = self.pods.clone().filter(|_| !self.remains.is_empty()) {
-            let remains = std::mem::take(&mut self.remains);
-            self.removing.spawn(async move { pods.remove(remains).await });
-        }
-        while self.removing.try_join_next().is_some() {}
+        self.leaving.go(self.pods.as_ref());
         for job in jobs {
             self.start(job).await?;
         }

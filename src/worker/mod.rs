@@ -14,6 +14,7 @@ mod ends;
 pub(crate) mod guardian;
 mod launch;
 mod lease;
+mod leaving;
 mod life;
 
 use std::{path::PathBuf, time::Duration};

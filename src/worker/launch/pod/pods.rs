@@ -28,6 +28,10 @@ use crate::{
 const SWEEP: Duration = Duration::from_secs(5);
 /// What such a Pod has to end in.
 const SWEPT_GRACE: u32 = 5;
+/// Until one that was taken away is gone, if nothing is wrong.
+const GONE: Duration = Duration::from_secs(10);
+/// Between two attempts to take one away.
+const AGAIN: Duration = Duration::from_secs(1);
 /// A chatty job's log is followed no faster: this much, and a pause.
 const FOLLOW_BYTES: usize = 256 * 1024;
 const FOLLOW_PAUSE: Duration = Duration::from_millis(250);
@@ -144,14 +148,24 @@ impl Pods {
         }
     }
 
-    /// Takes away Pods whose ends are stored. What cannot be, the sweep finds.
-    pub(in crate::worker) async fn remove(&self, remains: Vec<Remains>) {
-        let removing = remains.iter().map(|pod| async move {
-            if let Err(error) = self.delete(pod, None).await {
-                tracing::warn!(%error, "a Pod whose job has ended is left to the next sweep");
+    /// Takes a Pod away and waits until it is gone, within a bound. What is left then, the sweep finds, or whoever has the
+    /// job next.
+    pub(in crate::worker) async fn remove(&self, pod: &Remains, by_force: bool) {
+        let mut attending = self.attend(&pod.uid);
+        let going = async {
+            while let Err(error) = self.delete(pod, by_force.then_some(0)).await {
+                tracing::warn!(%error, "a Pod could not be taken away yet");
+                tokio::time::sleep(AGAIN).await;
             }
-        });
-        futures_util::future::join_all(removing).await;
+            while let Seen::There(_) = attending.seen() {
+                if attending.changed.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        if tokio::time::timeout(GONE, going).await.is_err() {
+            tracing::warn!(pod = pod.name, "a Pod is not gone yet");
+        }
     }
 
     /// A report of which the message has a part only, from the container's log.
