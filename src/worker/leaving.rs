@@ -22,8 +22,11 @@ pub(super) struct Leaving {
 }
 
 impl Leaving {
-    pub(super) fn add(&mut self, slot: Slot, pod: Remains) {
+    /// Keeps a slot whose Pod is to go; answers one that is free at once.
+    pub(super) fn keep(&mut self, slot: Slot, pod: Option<Remains>) -> Option<Slot> {
+        let Some(pod) = pod else { return Some(slot) };
         self.waiting.push((slot, pod));
+        None
     }
 
     /// All ends are stored: away with them.

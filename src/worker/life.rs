@@ -21,10 +21,11 @@ use super::{
     drain,
     ends::{Caller, Ends, lost},
     guardian::Guardian,
+    io,
     launch::{
         self, Outcome, Run, Slot,
         home::Home,
-        orders::{Order, Orders, Why},
+        orders::{Order, Orders, Why, order},
         pod::Pods,
     },
     lease::{self, Beat},
@@ -110,10 +111,6 @@ pub(super) async fn live(
         tracing::warn!("the database was not told that this worker has ended");
     }
     result
-}
-
-fn io(what: &str, error: &std::io::Error) -> Error {
-    Error::Config(format!("the worker cannot start: {what}: {error}; set TMPDIR to a directory it can write"))
 }
 
 struct Life<'a> {
@@ -261,10 +258,7 @@ impl Life<'_> {
             // A bug, and a job that would be held for ever: let the lease go.
             Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
         };
-        match remains {
-            Some(pod) => self.leaving.add(slot, pod),
-            None => self.slots.push(slot),
-        }
+        self.slots.extend(self.leaving.keep(slot, remains));
         self.running.remove(&job.id);
         self.ends.add(job, outcome);
     }
@@ -303,11 +297,4 @@ impl Life<'_> {
         });
         Ok(())
     }
-}
-
-fn order(job: &watch::Sender<Option<Order>>, what: Order) {
-    job.send_if_modified(|order| {
-        let merged = order.map_or(what, |o| o.and(what));
-        order.replace(merged) != Some(merged)
-    });
 }

@@ -149,3 +149,7 @@ pub async fn run(
         }
     }
 }
+
+fn io(what: &str, error: &std::io::Error) -> Error {
+    Error::Config(format!("the worker cannot start: {what}: {error}; set TMPDIR to a directory it can write"))
+}

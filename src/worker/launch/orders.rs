@@ -61,6 +61,14 @@ fn next(stage: Stage, order: Order, polite: bool, now: Instant) -> (Stage, Resul
     }
 }
 
+/// Orders a job to end; a later order can only hurry.
+pub(in super::super) fn order(job: &watch::Sender<Option<Order>>, what: Order) {
+    job.send_if_modified(|order| {
+        let merged = order.map_or(what, |o| o.and(what));
+        order.replace(merged) != Some(merged)
+    });
+}
+
 /// The orders to one job, from everywhere.
 #[derive(Debug)]
 pub(in super::super) struct Orders {
