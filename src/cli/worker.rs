@@ -4,6 +4,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::{
     args::Worker,
+    exit::Exit,
     output::{self, Output},
     serve,
 };
@@ -23,6 +24,14 @@ pub(super) async fn run(queue: JobQueue, out: &Output, args: Worker) -> anyhow::
     } else {
         None
     };
+    if args.launch.contains(&Kind::Pod) && cluster.is_none() {
+        let help = "run in one, or give --kubeconfig or KUBECONFIG";
+        return Err(Exit::Usage(format!("launch pod needs a cluster: {help}")).into());
+    }
+    if args.launch.contains(&Kind::Pod) && args.pod_image.is_empty() {
+        let help = "give --pod-image, or set ROWLOCK_POD_IMAGE";
+        return Err(Exit::Usage(format!("launch pod needs the image of this program: {help}")).into());
+    }
     let options = WorkerOptions {
         queues: args.queues,
         concurrency: args.concurrency.into(),

@@ -33,3 +33,4 @@ UPDATE reign SET (seen, next_at) = (SELECT updated_at, now - interval '1 minute'
 SELECT rowlock.plan_v1((SELECT epoch FROM reign), 'nightly', (SELECT seen FROM reign), (SELECT next_at FROM reign), NULL::text);
 SELECT rowlock.tick_v1((SELECT epoch FROM reign), 'nightly', (SELECT seen FROM reign), (SELECT next_at FROM reign), ARRAY[(SELECT next_at FROM reign)]::timestamptz[], (SELECT next_at FROM reign) + interval '1 hour', NULL::text);
 SELECT rowlock.resign_v1((SELECT epoch FROM reign));
+SELECT * FROM rowlock.living_jobs_v1(ARRAY[]::uuid[]);

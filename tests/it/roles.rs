@@ -17,6 +17,9 @@ const WORK: [&str; 14] = [
     "wake_v1",
     "stop_worker_v1",
     "job_types_v1",
+    "job_types_v2",
+    "release_v2",
+    "living_jobs_v1",
     "keep_v1",
     METRICS,
 ];
