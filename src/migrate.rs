@@ -35,6 +35,7 @@ pub const MIGRATIONS: &[Migration] = migrations![
     7 "0007_control",
     8 "0008_metrics",
     9 "0009_cluster",
+    10 "0010_pods",
 ];
 
 /// One line of `rowlock migrate status`.

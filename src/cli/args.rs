@@ -109,6 +109,16 @@ pub(super) enum Command {
     /// Watches over a worker's processes; started by the worker itself.
     #[command(hide = true)]
     Guardian { worker: Uuid, dir: PathBuf },
+    /// Runs a job's command in its Pod; put there by the worker.
+    #[command(hide = true)]
+    PodRun {
+        #[arg(long, value_parser = humantime::parse_duration)]
+        grace: Duration,
+        #[arg(long, value_parser = humantime::parse_duration)]
+        timeout: Option<Duration>,
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
+    },
     /// A completion script for a shell.
     Completion { shell: clap_complete::Shell },
 }
@@ -202,6 +212,13 @@ pub(super) enum JobsCommand {
     },
     Get {
         id: Uuid,
+    },
+    /// What a job in a Pod printed, while its Pod lives; after that, the end of it that its error kept.
+    Logs {
+        id: Uuid,
+        /// How many lines from the end.
+        #[arg(long, env = "ROWLOCK_LOGS_TAIL", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+        tail: u32,
     },
     /// Make jobs pending again: those named, or the failed ones that the filter finds.
     Retry {

@@ -10,7 +10,7 @@ use super::{
     exit::{self, Exit},
     output::{self, Output, Table},
 };
-use crate::{Job, JobQueue, ListFilter, NewJob, Status};
+use crate::{Job, JobQueue, ListFilter, NewJob, Status, cluster::ClusterOptions};
 
 pub(super) async fn enqueue(queue: &JobQueue, out: &Output, args: Enqueue) -> anyhow::Result<()> {
     let text = match &*args.payload {
@@ -71,7 +71,12 @@ async fn database_time(queue: &JobQueue, delay: std::time::Duration) -> anyhow::
     Ok(rows[0].try_get(0)?)
 }
 
-pub(super) async fn run(queue: &JobQueue, out: &Output, command: JobsCommand) -> anyhow::Result<()> {
+pub(super) async fn run(
+    queue: &JobQueue,
+    out: &Output,
+    place: &ClusterOptions,
+    command: JobsCommand,
+) -> anyhow::Result<()> {
     match command {
         JobsCommand::List { filter, limit } => {
             let jobs = find(queue, &filter, limit).await?;
@@ -111,6 +116,7 @@ pub(super) async fn run(queue: &JobQueue, out: &Output, command: JobsCommand) ->
             Some(job) => out.one(&job, &id.to_string()),
             None => Err(Exit::NotFound(format!("no job {id}; it may have left history")).into()),
         },
+        JobsCommand::Logs { id, tail } => super::logs::run(queue, out, id, tail, place).await,
         JobsCommand::Retry { ids, filter, delay, yes } => {
             let one = ids.len() == 1;
             let chosen = chosen(queue, ids, filter, yes, "retry", &[Status::Failed]).await?;

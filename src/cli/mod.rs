@@ -11,6 +11,7 @@ mod exit;
 mod explain;
 mod install;
 mod jobs;
+mod logs;
 mod migrate;
 mod output;
 mod plugin;
@@ -48,13 +49,20 @@ pub fn main() -> ExitCode {
     };
     // The guardian only waits, and there is one for every worker: no threads for it.
     let mut runtime = match args.command {
-        Command::Guardian { .. } => tokio::runtime::Builder::new_current_thread(),
+        Command::Guardian { .. } | Command::PodRun { .. } => tokio::runtime::Builder::new_current_thread(),
         _ => tokio::runtime::Builder::new_multi_thread(),
     };
     let runtime = match runtime.enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => return fail(&e.into()),
     };
+    if let Command::PodRun { grace, timeout, command } = &args.command {
+        // The job's exit code is this program's.
+        return match runtime.block_on(crate::worker::pod::shim::run(command, *grace, *timeout)) {
+            Ok(code) => ExitCode::from(code),
+            Err(e) => fail(&e.into()),
+        };
+    }
     match runtime.block_on(run(args)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error),
@@ -99,7 +107,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
         Command::Migrate { command: MigrateCommand::Up } => migrate::up(&connect().await?).await,
         Command::Migrate { command: MigrateCommand::Status } => migrate::status(&connect().await?, &out).await,
         Command::Enqueue(command) => jobs::enqueue(&connect().await?, &out, command).await,
-        Command::Jobs { command } => jobs::run(&connect().await?, &out, command).await,
+        Command::Jobs { command } => jobs::run(&connect().await?, &out, &cluster, command).await,
         Command::Queues { command } => queues::run(&connect().await?, &out, command).await,
         Command::Workers => {
             let columns = ["name", "queues", "slots", "running", "draining", "last_heartbeat"];
@@ -126,7 +134,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
         Command::Schedules { command } => schedules::run(&connect().await?, &out, command).await,
         Command::Explain(command) => explain::run(&connect().await?, &out, command).await,
         Command::Controller(command) => controller::run(connect().await?, &cluster, command).await,
-        Command::Worker(command) => worker::run(connect().await?, &out, command).await,
+        Command::Worker(command) => worker::run(connect().await?, &out, &cluster, command).await,
         Command::Dev(command) => dev::run(&out, command).await,
         Command::Bench(command) => {
             let given = if database.is_some() { Some(connect().await?) } else { None };
@@ -135,6 +143,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
         Command::Simulate(command) => simulate::run(&out, command),
         Command::Doctor => doctor::run(connect().await, &out).await,
         Command::Guardian { worker, dir } => Ok(crate::worker::guardian::stand(worker, &dir).await?),
+        Command::PodRun { .. } => Ok(()), // before this, in main
         Command::Install { dir } => install::run(&out, &dir),
         Command::Completion { shell } => {
             // Into memory first: it panics when a reader such as `head` has gone.

@@ -4,19 +4,30 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::{
     args::Worker,
+    exit::Exit,
     output::{self, Output},
     serve,
 };
 use crate::{
     JobQueue,
+    cluster::{Cluster, ClusterOptions},
     metrics::Facts,
-    worker::{self, Shutdown, WorkerOptions},
+    worker::{self, Kind, PodOptions, Shutdown, WorkerOptions},
 };
 
-pub(super) async fn run(queue: JobQueue, out: &Output, args: Worker) -> anyhow::Result<()> {
+pub(super) async fn run(queue: JobQueue, out: &Output, place: &ClusterOptions, args: Worker) -> anyhow::Result<()> {
     serve::log(&args.serve);
     let facts = Facts::new("worker");
     let _served = serve::http(&args.serve, &queue, &facts).await?;
+    let cluster = if args.launch.contains(&Kind::Pod) { Cluster::find(place).await? } else { None };
+    if args.launch.contains(&Kind::Pod) && cluster.is_none() {
+        let help = "run in one, or give --kubeconfig or KUBECONFIG";
+        return Err(Exit::Usage(format!("launch pod needs a cluster: {help}")).into());
+    }
+    if args.launch.contains(&Kind::Pod) && args.pod_image.is_empty() {
+        let help = "give --pod-image, or set ROWLOCK_POD_IMAGE";
+        return Err(Exit::Usage(format!("launch pod needs the image of this program: {help}")).into());
+    }
     let options = WorkerOptions {
         queues: args.queues,
         concurrency: args.concurrency.into(),
@@ -28,6 +39,8 @@ pub(super) async fn run(queue: JobQueue, out: &Output, args: Worker) -> anyhow::
         name: None,
         listen_url: args.listen_url,
         guardian: Some(super::install::this_program()?),
+        cluster,
+        pods: PodOptions { image: args.pod_image, grace: args.grace, pending: args.pod_pending, pull: args.pod_pull },
         facts,
     };
     let stop = stop_on_signal()?;

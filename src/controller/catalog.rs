@@ -6,6 +6,7 @@ mod schedules;
 
 use std::{collections::BTreeMap, time::Duration};
 
+use k8s_openapi::api::core::v1::{PodTemplateSpec, ResourceRequirements};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use serde_saphyr::Spanned;
@@ -120,10 +121,52 @@ pub(crate) fn parse(text: &str) -> Result<Catalog, String> {
     Ok(Catalog { types, schedules: schedules::checked(file.schedules.unwrap_or_default())? })
 }
 
+/// Whether all keys of a value are Kubernetes's: what it does not know it would ignore, a typing error as well.
+fn known<T: serde::de::DeserializeOwned + serde::Serialize>(value: &Value) -> Result<(), String> {
+    let read: T = serde_json::from_value(value.clone())
+        .map_err(|e| format!(": {e}; amounts are texts such as \"500m\" or \"64Mi\""))?;
+    let kept = serde_json::to_value(read).map_err(|e| format!(": {e}"))?;
+    match lost(value, &kept) {
+        Some(at) => Err(format!("{at}: Kubernetes knows no such key")),
+        None => Ok(()),
+    }
+}
+
+/// The path of the first key that is not kept. Nulls are: they remove a key.
+fn lost(given: &Value, kept: &Value) -> Option<String> {
+    match (given, kept) {
+        (Value::Object(given), _) => given.iter().filter(|(_, v)| !v.is_null()).find_map(|(key, value)| {
+            let below = match kept.get(key) {
+                Some(kept) => lost(value, kept)?,
+                // One that is empty may be left out.
+                None if value.as_object().is_some_and(serde_json::Map::is_empty) => return None,
+                None if value.as_array().is_some_and(Vec::is_empty) => return None,
+                None => String::new(),
+            };
+            Some(format!(".{key}{below}"))
+        }),
+        (Value::Array(given), Value::Array(kept)) => {
+            given.iter().zip(kept).enumerate().find_map(|(n, (g, k))| Some(format!("[{n}]{}", lost(g, k)?)))
+        }
+        _ => None,
+    }
+}
+
 impl JobType {
     fn check(&self) -> Result<(), String> {
-        if self.launch != Launch::Pod && self.command.is_empty() {
-            return Err("command: a process or a handler needs one".into());
+        if self.command.is_empty() {
+            let why = if self.launch == Launch::Pod { "; the one in the image is not known" } else { "" };
+            return Err(format!("command: expected what is to be run{why}"));
+        }
+        if self.launch == Launch::Pod {
+            if self.image.as_deref().is_none_or(|i| i.trim().is_empty()) {
+                return Err("image: launch: pod needs one".into());
+            }
+            let checked = |key, value: &Option<Value>, check: fn(&Value) -> Result<(), String>| {
+                value.as_ref().map_or(Ok(()), |v| check(v).map_err(|e| format!("{key}{e}")))
+            };
+            checked("resources", &self.resources, known::<ResourceRequirements>)?;
+            checked("pod_template", &self.pod_template, known::<PodTemplateSpec>)?;
         }
         if self.launch != Launch::Pod {
             let pod_only = [
@@ -221,6 +264,18 @@ mod tests {
             ("types:\n  - name: ''\n    command: [x]\n", "line 2", "printable"),
             ("types:\n  - name: a\n", "line 2", "command"),
             ("types:\n  - name: a\n    command: [x]\n    image: b\n", "line 2", "image: only with launch: pod"),
+            ("types:\n  - name: a\n    launch: pod\n    command: [x]\n", "line 2", "image: launch: pod needs one"),
+            ("types:\n  - name: a\n    launch: pod\n    image: i\n", "line 2", "command: expected"),
+            (
+                "types:\n  - name: a\n    launch: pod\n    image: i\n    command: [x]\n    resources: {limit: {memory: 1Gi}}\n",
+                "line 2",
+                "resources.limit: Kubernetes knows no such key",
+            ),
+            (
+                "types:\n  - name: a\n    launch: pod\n    image: i\n    command: [x]\n    pod_template: {spec: {containers: [{name: job, imige: x}]}}\n",
+                "line 2",
+                "pod_template.spec.containers[0].imige",
+            ),
             (
                 "types:\n  - name: a\n    command: [x]\n    env: {A: {from_secret: {name: s, key: k}}}\n",
                 "line 2",

@@ -17,6 +17,10 @@ pub(super) fn admit(job: &ClaimedJob, job_type: Option<&JobType>, accepted: &[Ki
         Err(NoLaunch::NoCommand) => {
             return Err(failure("no_command", false, format!("job type {name} has no command")));
         }
+        Err(NoLaunch::NoImage) if !accepted.contains(&Kind::Pod) => return Err(unsupported("pod", accepted)),
+        Err(NoLaunch::NoImage) => {
+            return Err(failure("no_image", false, format!("job type {name} has no image, which launch: pod needs")));
+        }
         Err(NoLaunch::Unsupported(launch)) => return Err(unsupported(launch, accepted)),
     };
     if !accepted.contains(&kind) {

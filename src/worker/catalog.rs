@@ -8,7 +8,10 @@ use std::{
 
 use tokio_postgres::Row;
 
-use super::launch::{Kind, Spec};
+use super::launch::{
+    Kind, Spec,
+    pod::{Parts, SecretValue},
+};
 use crate::{Error, JobQueue};
 
 /// What a worker needs to know to run a type.
@@ -27,6 +30,7 @@ pub(super) enum NoLaunch {
     /// By no worker of this kind.
     Unsupported(String),
     NoCommand,
+    NoImage,
 }
 
 pub(super) struct Catalog {
@@ -41,7 +45,7 @@ const MISS_EVERY: Duration = Duration::from_millis(500);
 impl Catalog {
     pub(super) async fn load(queue: &JobQueue) -> Result<Catalog, Error> {
         let client = queue.pool().get().await?;
-        let rows = client.query_typed("SELECT * FROM rowlock.job_types_v1()", &[]).await?;
+        let rows = client.query_typed("SELECT * FROM rowlock.job_types_v2()", &[]).await?;
         let types = rows.iter().map(|row| Ok((row.try_get("name")?, Arc::new(JobType::from_row(row)?))));
         Ok(Catalog { types: types.collect::<Result<_, Error>>()?, read_at: Instant::now() })
     }
@@ -79,12 +83,34 @@ fn launch(row: &Row) -> Result<Result<(Kind, Arc<Spec>), NoLaunch>, Error> {
     let command: Vec<String> = row.try_get("command")?;
     let args: Vec<String> = row.try_get("args")?;
     let env: serde_json::Value = row.try_get("env")?;
-    let env = env.as_object().into_iter().flatten();
-    let env = env.filter_map(|(k, v)| Some((k.clone(), v.as_str()?.to_owned()))).collect();
+    let constants = env.as_object().into_iter().flatten();
+    let constants = constants.filter_map(|(k, v)| Some((k.clone(), v.as_str()?.to_owned()))).collect();
     let mut words = command.into_iter().chain(args);
     Ok(match (kind.parse(), words.next()) {
         (Err(_), _) => Err(NoLaunch::Unsupported(kind)),
         (Ok(_), None) => Err(NoLaunch::NoCommand),
-        (Ok(kind), Some(program)) => Ok((kind, Arc::new(Spec { program, args: words.collect(), env }))),
+        (Ok(kind), Some(program)) => {
+            let pod = if kind == Kind::Pod { parts(row, &env)? } else { None };
+            if kind == Kind::Pod && pod.is_none() {
+                return Ok(Err(NoLaunch::NoImage));
+            }
+            Ok((kind, Arc::new(Spec { program, args: words.collect(), env: constants, pod })))
+        }
     })
+}
+
+/// What only Pods have; none without an image.
+fn parts(row: &Row, env: &serde_json::Value) -> Result<Option<Parts>, Error> {
+    let Some(image) = row.try_get("image")? else { return Ok(None) };
+    let secret = |(variable, value): (&String, &serde_json::Value)| {
+        let of = |at: &str| Some(value.get("from_secret")?.get(at)?.as_str()?.to_owned());
+        Some(SecretValue { variable: variable.clone(), name: of("name")?, key: of("key")? })
+    };
+    Ok(Some(Parts {
+        image,
+        secrets: env.as_object().into_iter().flatten().filter_map(secret).collect(),
+        resources: row.try_get("resources")?,
+        service_account: row.try_get("service_account")?,
+        template: row.try_get("pod_template")?,
+    }))
 }

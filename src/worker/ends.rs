@@ -57,6 +57,7 @@ pub(super) struct Ends {
     done: Vec<(ClaimedJob, Option<Box<RawValue>>)>,
     failed: Vec<(ClaimedJob, Failure)>,
     released: Vec<ClaimedJob>,
+    handed_back: Vec<(ClaimedJob, Option<Duration>, String)>,
 }
 
 impl Ends {
@@ -68,11 +69,12 @@ impl Ends {
                 self.failed.push((job, failure));
             }
             Outcome::Released => self.released.push(job),
+            Outcome::HandedBack { after, error } => self.handed_back.push((job, after, error)),
         }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.done.is_empty() && self.failed.is_empty() && self.released.is_empty()
+        self.done.is_empty() && self.failed.is_empty() && self.released.is_empty() && self.handed_back.is_empty()
     }
 
     /// Tells all, and claims up to `free` jobs on the way.
@@ -87,6 +89,11 @@ impl Ends {
             let refused = caller.call(|| caller.session.try_release(&self.released, None)).await?;
             summary.released += (self.released.len() - refused.len()) as u64;
             self.released.clear();
+        }
+        if !self.handed_back.is_empty() {
+            let refused = caller.call(|| caller.session.hand_back(&self.handed_back)).await?;
+            summary.released += (self.handed_back.len() - refused.len()) as u64;
+            self.handed_back.clear();
         }
         if free == 0 && self.done.is_empty() {
             return Ok(Vec::new());

@@ -11,7 +11,7 @@ use tokio::{
     task::JoinSet,
     time::timeout,
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use uuid::Uuid;
 
 use super::{
@@ -21,12 +21,15 @@ use super::{
     drain,
     ends::{Caller, Ends, lost},
     guardian::Guardian,
+    io,
     launch::{
         self, Outcome, Run, Slot,
         home::Home,
         orders::{self, Order, Orders, Why},
+        pod::Pods,
     },
     lease::{self, Beat},
+    leaving::{self, Leaving},
 };
 use crate::{
     ClaimedJob, Error, JobQueue, keeper,
@@ -47,6 +50,7 @@ pub(super) async fn live(
     shutdown: &Shutdown,
     summary: &mut WorkerSummary,
 ) -> Result<(), Error> {
+    let pods = leaving::pods(options)?;
     let asked = Instant::now();
     let session = Arc::new(lease::register(queue, options).await?);
     tracing::info!(worker = %session.id(), queues = ?options.queues, slots = options.concurrency, "working");
@@ -75,6 +79,7 @@ pub(super) async fn live(
     };
     let keeper = tokio::spawn(keeper::keep(round, beside.clone()));
 
+    let _sweeper = pods.clone().map(|pods| AbortOnDropHandle::new(tokio::spawn(pods.sweep(session.clone()))));
     let mut life = Life {
         catalog: Catalog::load(queue).await?,
         queue: queue.clone(),
@@ -83,6 +88,8 @@ pub(super) async fn live(
         slots: (0..options.concurrency).map(|n| Slot::new(n, home.clone())).collect(),
         running: HashMap::new(),
         tasks: JoinSet::new(),
+        pods,
+        leaving: Leaving::default(),
         ends: Ends::default(),
         orders: lease::guard(beats.clone(), options.lease),
         beats,
@@ -107,10 +114,6 @@ pub(super) async fn live(
     result
 }
 
-fn io(what: &str, error: &std::io::Error) -> Error {
-    Error::Config(format!("the worker cannot start: {what}: {error}; set TMPDIR to a directory it can write"))
-}
-
 struct Life<'a> {
     queue: JobQueue,
     caller: Caller,
@@ -120,7 +123,9 @@ struct Life<'a> {
     slots: Vec<Slot>,
     /// Where running jobs hear orders.
     running: HashMap<Uuid, watch::Sender<Option<Order>>>,
-    tasks: JoinSet<(Slot, ClaimedJob, Outcome)>,
+    tasks: JoinSet<(Slot, Run, Outcome)>,
+    pods: Option<Arc<Pods>>,
+    leaving: Leaving,
     ends: Ends,
     beats: watch::Receiver<Beat>,
     /// Of the lease, to all jobs.
@@ -163,6 +168,7 @@ impl Life<'_> {
             let pause = self.pause(idle, shutdown);
             tokio::select! {
                 Some(ended) = self.tasks.join_next() => self.end(ended),
+                Some(slot) = self.leaving.next() => self.slots.push(slot),
                 () = wake.notified(), if !draining => {}
                 () = tokio::time::sleep(pause) => {}
                 () = shutdown.drain.cancelled(), if self.draining.is_none() => {}
@@ -233,6 +239,7 @@ impl Life<'_> {
     /// Ends the handlers that wait.
     async fn close(&mut self) {
         let patience = drain::farewell(self.draining, self.options.grace, Instant::now());
+        self.slots.extend(self.leaving.all(patience.min(Duration::from_secs(5))).await);
         // One that is dropped is killed.
         let _ = timeout(patience, futures_util::future::join_all(self.slots.drain(..).map(Slot::close))).await;
     }
@@ -247,8 +254,8 @@ impl Life<'_> {
         self.slots.clear();
     }
 
-    fn end(&mut self, ended: Result<(Slot, ClaimedJob, Outcome), tokio::task::JoinError>) {
-        let (slot, job, mut outcome) = match ended {
+    fn end(&mut self, ended: Result<(Slot, Run, Outcome), tokio::task::JoinError>) {
+        let (slot, Run { job, remains, .. }, mut outcome) = match ended {
             Ok(ended) => ended,
             // A bug, and a job that would be held for ever: let the lease go.
             Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
@@ -257,7 +264,7 @@ impl Life<'_> {
         if matches!(outcome, Outcome::Failed(_)) && slot.is_killed() {
             (self.killed, outcome) = (true, Outcome::Released);
         }
-        self.slots.push(slot);
+        self.slots.extend(self.leaving.keep(slot, remains));
         self.running.remove(&job.id);
         self.ends.add(job, outcome);
     }
@@ -267,6 +274,7 @@ impl Life<'_> {
         let free = if draining { 0 } else { self.slots.len() };
         let jobs = self.ends.tell(&self.caller, self.summary, free).await?;
         let claimed = jobs.len();
+        self.leaving.go(self.pods.as_ref());
         for job in jobs {
             self.start(job).await?;
         }
@@ -287,10 +295,11 @@ impl Life<'_> {
         let (orders, heard) = watch::channel(None);
         self.running.insert(job.id, orders);
         let orders = Orders::new(heard, self.orders.clone(), self.options.grace);
-        let mut run = Run { job, plan, orders, session: self.caller.session.clone() };
+        let session = self.caller.session.clone();
+        let mut run = Run { job, plan, orders, session, pods: self.pods.clone(), remains: None };
         self.tasks.spawn(async move {
             let outcome = launch::run(&mut slot, &mut run).await;
-            (slot, run.job, outcome)
+            (slot, run, outcome)
         });
         Ok(())
     }

@@ -14,14 +14,16 @@ mod ends;
 pub(crate) mod guardian;
 mod launch;
 mod lease;
+mod leaving;
 mod life;
 
 use std::{path::PathBuf, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
-pub use self::launch::Kind;
-use crate::{Error, JobQueue, metrics::Facts};
+pub(crate) use self::launch::pod;
+pub use self::launch::{Kind, pod::PodOptions};
+use crate::{Error, JobQueue, cluster::Cluster, metrics::Facts};
 
 /// How a worker works.
 #[derive(Debug, Clone)]
@@ -48,6 +50,10 @@ pub struct WorkerOptions {
     /// The program `rowlock`, to be started as the guardian of this worker's processes. Without one they
     /// outlive a worker that is killed.
     pub guardian: Option<PathBuf>,
+    /// Where Pods are made; needed to accept [`Kind::Pod`].
+    pub cluster: Option<Cluster>,
+    /// How they are.
+    pub pods: PodOptions,
     /// Where it leaves what it knows of itself, for [`crate::http`].
     pub facts: Facts,
 }
@@ -65,6 +71,8 @@ impl Default for WorkerOptions {
             name: None,
             listen_url: None,
             guardian: None,
+            cluster: None,
+            pods: PodOptions::default(),
             facts: Facts::new("worker"),
         }
     }
@@ -142,4 +150,8 @@ pub async fn run(
             Err(error) => return Err(error),
         }
     }
+}
+
+fn io(what: &str, error: &std::io::Error) -> Error {
+    Error::Config(format!("the worker cannot start: {what}: {error}; set TMPDIR to a directory it can write"))
 }

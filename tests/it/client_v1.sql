@@ -39,3 +39,4 @@ SELECT rowlock.enable_schedule('nightly');
 SELECT rowlock.run_schedule('nightly');
 SELECT rowlock.remove_schedule('nightly');
 SELECT rowlock.resign_v1((SELECT epoch FROM reign));
+SELECT * FROM rowlock.living_jobs_v1(ARRAY[]::uuid[]);

@@ -89,7 +89,7 @@ async fn an_idle_handler_ends_with_its_worker_and_delays_nothing() {
 }
 
 #[tokio::test]
-async fn a_worker_told_to_drain_by_the_database_ends_when_its_jobs_have() {
+async fn a_worker_marked_in_the_database_ends_its_jobs_claims_no_more_and_waits_to_be_told() {
     let dir = tempfile::tempdir().unwrap();
     let go = dir.path().join("go");
     let (q, db) =
@@ -98,6 +98,9 @@ async fn a_worker_told_to_drain_by_the_database_ends_when_its_jobs_have() {
     let working = Working::start(&q, options());
     runs(&q, id).await;
     db.run("UPDATE rowlock.worker SET draining = true").await;
+    let other = q.enqueue("t", json!({})).await.unwrap().id;
     std::fs::write(&go, "").unwrap();
-    assert_eq!(working.ended().await.unwrap().completed, 1);
+    assert_eq!(ends(&q, id).await.status, Status::Completed);
+    assert_eq!(working.stop().await.completed, 1);
+    assert_eq!(job(&q, other).await.status, Status::Pending);
 }

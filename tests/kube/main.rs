@@ -10,5 +10,7 @@ mod catalog;
 mod deaths;
 mod lab;
 mod many;
+mod pods;
+mod pods_causes;
 mod proxy;
 mod scale_in;

@@ -14,7 +14,7 @@ pub(in crate::cli) struct Worker {
     /// Jobs at once.
     #[arg(long, env = "ROWLOCK_CONCURRENCY", default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=10_000))]
     pub concurrency: u16,
-    /// The kinds of launch accepted: process, resident.
+    /// The kinds of launch accepted: process, resident, and pod, which needs a cluster and --pod-image.
     #[arg(long, env = "ROWLOCK_LAUNCH", value_delimiter = ',', default_value = "process,resident")]
     pub launch: Vec<crate::worker::Kind>,
     #[arg(long, env = "ROWLOCK_LEASE_DURATION", value_parser = humantime::parse_duration, default_value = "30s")]
@@ -27,6 +27,15 @@ pub(in crate::cli) struct Worker {
     /// End when no job is due and none runs.
     #[arg(long, env = "ROWLOCK_STOP_WHEN_EMPTY")]
     pub stop_when_empty: bool,
+    /// The image that holds this program, for the Pods of jobs (launch pod).
+    #[arg(long, env = "ROWLOCK_POD_IMAGE", default_value = "", hide_default_value = true)]
+    pub pod_image: String,
+    /// How long a Pod may find no node, or not start, before its job is handed back.
+    #[arg(long, env = "ROWLOCK_POD_PENDING", value_parser = humantime::parse_duration, default_value = "5m")]
+    pub pod_pending: Duration,
+    /// How long a Pod's image may not be found before its job has failed.
+    #[arg(long, env = "ROWLOCK_POD_PULL", value_parser = humantime::parse_duration, default_value = "90s")]
+    pub pod_pull: Duration,
     /// A direct connection for LISTEN, where the database URL is a pooler's.
     #[arg(long, env = "ROWLOCK_LISTEN_URL", hide_env_values = true)]
     pub listen_url: Option<String>,

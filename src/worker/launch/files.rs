@@ -23,7 +23,7 @@ const LOOK_BYTES: usize = 16 * 1024;
 /// the next; and one that is emptied to be written anew would be put on the disk by some file systems at once.
 #[derive(Debug)]
 pub(in super::super) struct Files {
-    pub payload: PathBuf,
+    pub payload: Option<PathBuf>,
     pub result: PathBuf,
     pub progress: PathBuf,
     /// Whether the last two may be there, and have to be removed.
@@ -33,15 +33,23 @@ pub(in super::super) struct Files {
 impl Files {
     pub(super) fn new(dir: &Path, name: &str) -> Files {
         let path = |kind: &str| dir.join(format!("{name}.{kind}"));
-        Files { payload: path("payload"), result: path("result"), progress: path("progress"), leave: [true; 2] }
+        let mut files = Files::at(path("result"), path("progress"));
+        files.payload = Some(path("payload"));
+        files
+    }
+
+    /// Those of a job whose payload is not ours to make.
+    pub(super) fn at(result: PathBuf, progress: PathBuf) -> Files {
+        Files { payload: None, result, progress, leave: [true; 2] }
     }
 
     /// Writes the payload and opens it to be read as stdin: no pipe to fill, so no job can hold the worker up by not
     /// reading.
     pub(super) fn stdin(&self, payload: &RawValue) -> std::io::Result<File> {
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&self.payload)?;
+        let path = self.payload.as_deref().unwrap_or(Path::new(""));
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
         file.write_all(payload.get().as_bytes())?;
-        File::open(&self.payload)
+        File::open(path)
     }
 
     /// The result, if the command wrote one.
@@ -127,7 +135,7 @@ impl Drop for Files {
             .into_iter()
             .zip(self.leave)
             .filter_map(|(path, leave)| leave.then_some(path));
-        for path in written.chain([&self.payload]) {
+        for path in written.chain(&self.payload) {
             let _ = std::fs::remove_file(path);
         }
     }
@@ -152,7 +160,7 @@ mod tests {
         let mut got = String::new();
         files.stdin(&payload).unwrap().read_to_string(&mut got).unwrap();
         assert_eq!(got, "[1, 2, 3]");
-        assert_eq!(std::fs::metadata(&files.payload).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(std::fs::metadata(files.payload.as_ref().unwrap()).unwrap().permissions().mode() & 0o777, 0o600);
         assert!(files.stdin(&payload).is_err(), "no file of another is written to");
     }
 

@@ -201,7 +201,7 @@ mod tests {
     #[tokio::test]
     async fn the_register_has_a_group_from_its_start_to_its_end_and_the_deadline() {
         let home = Arc::new(Home::new(Uuid::now_v7(), 2).unwrap());
-        let spec = Spec { program: "sleep".into(), args: vec!["60".into()], env: Vec::new() };
+        let spec = Spec { program: "sleep".into(), args: vec!["60".into()], env: Vec::new(), pod: None };
         let (mut child, group) = home.spawn(1, home.command(&spec)).await.unwrap();
         home.set_deadline(Instant::now() + Duration::from_secs(5));
         let (deadline, groups) = read(home.register().as_fd()).unwrap();

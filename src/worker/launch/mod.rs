@@ -7,6 +7,7 @@ pub(super) mod files;
 pub(super) mod home;
 mod lines;
 pub(super) mod orders;
+pub(crate) mod pod;
 mod process;
 mod progress;
 pub(super) mod resident;
@@ -24,13 +25,15 @@ const RESULT_BYTES: usize = 1024 * 1024;
 /// Of an error's text; with how the command ended before it, it stays below the 8 KiB that are kept.
 const ERROR_BYTES: usize = 8 * 1024 - 64;
 
-/// How a type is launched by a worker of this kind. (`pod` needs a cluster: such a type is not admitted.)
+/// How a type is launched.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
     /// A command per job.
     Process,
     /// A handler kept alive per slot.
     Resident,
+    /// A Pod per job, in a cluster.
+    Pod,
 }
 
 impl std::str::FromStr for Kind {
@@ -40,8 +43,8 @@ impl std::str::FromStr for Kind {
         match text {
             "process" => Ok(Kind::Process),
             "resident" => Ok(Kind::Resident),
-            "pod" => Err("pod needs a cluster, which this version does not know".into()),
-            other => Err(format!("expected process or resident, got {other}")),
+            "pod" => Ok(Kind::Pod),
+            other => Err(format!("expected process, resident or pod, got {other}")),
         }
     }
 }
@@ -52,6 +55,8 @@ pub(super) struct Spec {
     pub program: String,
     pub args: Vec<String>,
     pub env: Vec<(String, String)>,
+    /// Of a Pod, what else there is.
+    pub pod: Option<pod::Parts>,
 }
 
 /// A job admitted to a launch.
@@ -69,6 +74,10 @@ pub(super) struct Run {
     pub orders: Orders,
     /// Stores progress.
     pub session: Arc<Session>,
+    /// Where Pods are made, by a worker that makes them.
+    pub pods: Option<Arc<pod::Pods>>,
+    /// The Pod that is to go when the database knows how the job ended.
+    pub remains: Option<pod::Remains>,
 }
 
 /// How a run ended.
@@ -77,6 +86,11 @@ pub(super) enum Outcome {
     Failed(Failure),
     /// It was stopped before its end and goes back, no attempt consumed.
     Released,
+    /// It goes back by no fault of its own, no attempt consumed, perhaps not at once; the text says why.
+    HandedBack {
+        after: Option<Duration>,
+        error: String,
+    },
 }
 
 /// Room for one running job, and for one handler that waits between jobs.
@@ -123,8 +137,10 @@ trait Launch {
 }
 
 pub(super) async fn run(slot: &mut Slot, run: &mut Run) -> Outcome {
-    run.orders.start_clock(run.plan.timeout);
+    // A Pod's command is timed where it runs: an image may take long to come.
+    run.orders.start_clock(run.plan.timeout.filter(|_| run.plan.kind != Kind::Pod));
     match run.plan.kind {
+        Kind::Pod => pod::PodPerJob::run(slot, run).await,
         Kind::Process => process::Process::run(slot, run).await,
         Kind::Resident => resident::Resident::run(slot, run).await,
     }
@@ -182,18 +198,21 @@ impl Run {
     }
 
     fn not_started(&self, error: &std::io::Error) -> Failure {
-        use std::io::ErrorKind;
-        let program = &self.plan.spec.program;
-        let why = match error.kind() {
-            ErrorKind::NotFound => "command not found; is it in this container, and on its PATH?".to_owned(),
-            ErrorKind::PermissionDenied => "not executable by this user".to_owned(),
-            _ if error.raw_os_error() == Some(rustix::io::Errno::NOEXEC.raw_os_error()) => {
-                "not a program of this machine; does a script lack its #! line?".to_owned()
-            }
-            _ => error.to_string(),
-        };
-        failure("spawn_failed", true, format!("cannot start {program}: {why}"))
+        failure("spawn_failed", true, cannot_start(&self.plan.spec.program, error))
     }
+}
+
+fn cannot_start(program: &str, error: &std::io::Error) -> String {
+    use std::io::ErrorKind;
+    let why = match error.kind() {
+        ErrorKind::NotFound => "command not found; is it in this container, and on its PATH?".to_owned(),
+        ErrorKind::PermissionDenied => "not executable by this user".to_owned(),
+        _ if error.raw_os_error() == Some(rustix::io::Errno::NOEXEC.raw_os_error()) => {
+            "not a program of this machine; does a script lack its #! line?".to_owned()
+        }
+        _ => error.to_string(),
+    };
+    format!("cannot start {program}: {why}")
 }
 
 fn worker_io(error: &std::io::Error) -> Outcome {
@@ -205,7 +224,7 @@ mod tests {
     use super::*;
 
     fn spec(program: &str) -> Spec {
-        Spec { program: program.into(), args: Vec::new(), env: Vec::new() }
+        Spec { program: program.into(), args: Vec::new(), env: Vec::new(), pod: None }
     }
 
     #[test]

@@ -61,6 +61,14 @@ fn next(stage: Stage, order: Order, polite: bool, now: Instant) -> (Stage, Resul
     }
 }
 
+/// Orders a job to end; a later order can only hurry.
+pub(in super::super) fn give(job: &watch::Sender<Option<Order>>, what: Order) {
+    job.send_if_modified(|order| {
+        let merged = order.map_or(what, |o| o.and(what));
+        order.replace(merged) != Some(merged)
+    });
+}
+
 /// The orders to one job, from everywhere.
 #[derive(Debug)]
 pub(in super::super) struct Orders {
@@ -133,14 +141,6 @@ impl Orders {
             self.in_force = Some(self.in_force.map_or(order, |o| o.and(order)));
         }
     }
-}
-
-/// Gives an order to a job, beside those it has.
-pub(in super::super) fn give(job: &watch::Sender<Option<Order>>, what: Order) {
-    job.send_if_modified(|order| {
-        let merged = order.map_or(what, |o| o.and(what));
-        order.replace(merged) != Some(merged)
-    });
 }
 
 #[cfg(test)]

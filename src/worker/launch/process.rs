@@ -1,6 +1,6 @@
 //! The `process` launch: a command in this container per job, in a process group of its own.
 
-use std::{process::Stdio, time::Duration};
+use std::{path::Path, process::Stdio, time::Duration};
 
 use futures_util::future::{FusedFuture, FutureExt};
 use rustix::process::Signal;
@@ -37,7 +37,7 @@ async fn start(slot: &Slot, run: &Run, files: &Files) -> Result<(Child, Group), 
         .env("ROWLOCK_LEASE", job.lease())
         .env("ROWLOCK_DEADLINE", run.deadline().unwrap_or_default())
         .env("TRACEPARENT", run.traceparent().unwrap_or_default())
-        .env("ROWLOCK_PAYLOAD_FILE", &files.payload)
+        .env("ROWLOCK_PAYLOAD_FILE", files.payload.as_deref().unwrap_or(Path::new("")))
         .env("ROWLOCK_RESULT_FILE", &files.result)
         .env("ROWLOCK_PROGRESS_FILE", &files.progress)
         .stdin(stdin)

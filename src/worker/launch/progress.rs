@@ -18,7 +18,7 @@ const EVERY: Duration = Duration::from_secs(1);
 /// The end of a job waits no longer for its last progress.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Of one progress, as the database has it.
-const BYTES: usize = 8192;
+pub(super) const BYTES: usize = 8192;
 
 #[derive(Debug, Default)]
 pub(super) struct Progress {
@@ -40,6 +40,16 @@ impl Progress {
     pub(super) fn value(&self, value: Value) {
         *self.latest() = Some(value);
         self.news.notify_one();
+    }
+
+    /// Waits until something came.
+    pub(super) async fn news(&self) {
+        self.news.notified().await;
+    }
+
+    /// What came last, if it was not taken yet.
+    pub(super) fn take(&self) -> Option<Value> {
+        self.latest().take()
     }
 
     /// Stores what comes, until [`Progress::finish`].

@@ -14,12 +14,16 @@ impl Tail {
     pub(super) async fn fill(&self, mut stream: impl AsyncRead + Unpin) {
         let mut chunk = [0; 4096];
         while let Ok(n @ 1..) = stream.read(&mut chunk).await {
-            let mut kept = self.kept();
-            kept.extend_from_slice(&chunk[..n]);
-            if kept.len() > 2 * ERROR_BYTES {
-                let surplus = kept.len() - ERROR_BYTES;
-                kept.drain(..surplus);
-            }
+            self.push(&chunk[..n]);
+        }
+    }
+
+    pub(super) fn push(&self, more: &[u8]) {
+        let mut kept = self.kept();
+        kept.extend_from_slice(more);
+        if kept.len() > 2 * ERROR_BYTES {
+            let surplus = kept.len() - ERROR_BYTES;
+            kept.drain(..surplus);
         }
     }
 

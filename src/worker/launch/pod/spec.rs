@@ -1,0 +1,322 @@
+//! A job's Pod, from its type, the job and the worker's settings; pure.
+//!
+//! Its name is the job's alone: the API server lets no second Pod of that name be, so a job never runs twice while one
+//! lives, whoever believes to hold it.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use k8s_openapi::api::core::v1::{Pod, Secret};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::{Parts, PodOptions, overlay};
+use crate::{ClaimedJob, worker::launch::Spec};
+
+/// The container of the job.
+pub(crate) const CONTAINER: &str = "job";
+/// Found on every Pod of a job; the watch and the sweep go by it.
+pub(crate) const LABEL: &str = "rowlock.dev/job";
+pub(super) const RUN: &str = "rowlock.dev/run";
+pub(super) const SPEC: &str = "rowlock.dev/spec";
+const MANAGED: &str = "app.kubernetes.io/managed-by";
+/// Watched: the Pods of all jobs in the namespace.
+pub(super) const SELECTOR: &str = "app.kubernetes.io/managed-by=rowlock,rowlock.dev/job";
+
+// Not /rowlock, which is a file in the image of this program.
+const BIN: &str = "/rowlock-job/bin";
+const WORK: &str = "/rowlock-job/work";
+const PAYLOAD: &str = "/rowlock-job/payload";
+/// A Pod may take so long beyond its own bounds until nothing but its deadline ends it.
+const SPARE: Duration = Duration::from_secs(60);
+
+/// The name of a job's Pod and of the Secret with its payload.
+///
+/// Made from the job alone.
+pub(crate) fn name(job: Uuid) -> String {
+    format!("rowlock-job-{job}")
+}
+
+/// Which run of the job a Pod is for: put back after a lost worker it is the same, retried it is another.
+pub(super) fn run(job: &ClaimedJob) -> String {
+    format!("{}-{}", job.attempts, job.execute_at.timestamp_micros())
+}
+
+/// Tells two settings of a type apart, over releases of this program. FNV-1a, 64 bits.
+pub(super) fn fingerprint(spec: &Spec, parts: &Parts) -> String {
+    let text = json!([
+        spec.program,
+        spec.args,
+        spec.env,
+        parts.image,
+        parts.secrets,
+        parts.resources,
+        parts.service_account,
+        parts.template
+    ]);
+    let hash = text
+        .to_string()
+        .bytes()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
+    format!("{hash:016x}")
+}
+
+/// Kubernetes replaces `$(NAME)` in commands and constants; ours are meant as they stand.
+fn literal(text: &str) -> String {
+    text.replace('$', "$$")
+}
+
+/// What a Pod is made from.
+pub(super) struct Made<'a> {
+    pub job: &'a ClaimedJob,
+    pub spec: &'a Spec,
+    pub parts: &'a Parts,
+    pub timeout: Option<Duration>,
+    pub deadline: Option<String>,
+    pub traceparent: Option<&'a str>,
+}
+
+/// The Pod; an error is a sentence about `pod_template`.
+pub(super) fn pod(made: &Made<'_>, options: &PodOptions) -> Result<Pod, String> {
+    let job = made.job;
+    let name = name(job.id);
+    // Of this claim alone: the Secret of a Pod before may be on its way out under its own name.
+    let secret = format!("{name}-{}", job.lease);
+    let labels = json!({MANAGED: "rowlock", LABEL: job.id});
+    let grace = options.grace.as_secs().max(2);
+    let mut pod = json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {
+            "name": name, "labels": labels,
+            "annotations": {
+                RUN: run(job), SPEC: fingerprint(made.spec, made.parts), "rowlock.dev/type": job.job_type, "rowlock.dev/lease": job.lease(),
+                "rowlock.dev/queue": job.queue,
+                // A node is not emptied to save money while a job runs on it.
+                "karpenter.sh/do-not-disrupt": "true", "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+            },
+        },
+        "spec": {
+            "restartPolicy": "Never", "automountServiceAccountToken": false, "enableServiceLinks": false,
+            "terminationGracePeriodSeconds": grace,
+            "securityContext": {"runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"}},
+            "initContainers": [{
+                "name": "rowlock", "image": options.image, "args": ["install", BIN], "securityContext": locked(),
+                "resources": {"requests": {"cpu": "10m", "memory": "16Mi"}, "limits": {"memory": "64Mi"}},
+                "volumeMounts": [{"name": "rowlock-bin", "mountPath": BIN}],
+            }],
+            "containers": [container(made, grace)],
+            "volumes": [
+                {"name": "rowlock-bin", "emptyDir": {"sizeLimit": "256Mi"}}, {"name": "rowlock-work", "emptyDir": {}},
+                // Any user the image runs as must be able to read it; nobody else is in the Pod.
+                {"name": "rowlock-payload", "secret": {"secretName": secret, "defaultMode": 0o444}},
+            ],
+        },
+    });
+    let spec = &mut pod["spec"];
+    if let Some(account) = &made.parts.service_account {
+        spec["serviceAccountName"] = json!(account);
+    }
+    if let Some(timeout) = made.timeout {
+        // The command's time is measured beside it; this is for a Pod that nobody could end otherwise.
+        let most = timeout + options.grace + options.pull + options.pending + SPARE;
+        spec["activeDeadlineSeconds"] = json!(most.as_secs() + 1);
+    }
+    lay(&mut pod, made.parts.template.as_ref());
+    serde_json::from_value(pod).map_err(|e| format!("pod_template: {e}"))
+}
+
+fn locked() -> Value {
+    json!({"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}})
+}
+
+fn container(made: &Made<'_>, grace: u64) -> Value {
+    let (job, spec) = (made.job, made.spec);
+    let constants: BTreeMap<&str, String> = spec.env.iter().map(|(k, v)| (k.as_str(), literal(v))).collect();
+    let mut env: Vec<Value> = constants.iter().map(|(k, v)| json!({"name": k, "value": v})).collect();
+    env.extend(
+        made.parts
+            .secrets
+            .iter()
+            .map(|s| json!({"name": s.variable, "valueFrom": {"secretKeyRef": {"name": s.name, "key": s.key}}})),
+    );
+    // Last, so that they win.
+    env.extend(
+        [
+            ("ROWLOCK_JOB_ID", job.id.to_string()),
+            ("ROWLOCK_JOB_TYPE", literal(&job.job_type)),
+            ("ROWLOCK_QUEUE", literal(&job.queue)),
+            ("ROWLOCK_ATTEMPT", job.attempts.to_string()),
+            ("ROWLOCK_LEASE", job.lease()),
+            ("ROWLOCK_DEADLINE", made.deadline.clone().unwrap_or_default()),
+            ("TRACEPARENT", literal(made.traceparent.unwrap_or_default())),
+            ("ROWLOCK_PAYLOAD_FILE", format!("{PAYLOAD}/payload.json")),
+            ("ROWLOCK_RESULT_FILE", format!("{WORK}/result")),
+            ("ROWLOCK_PROGRESS_FILE", format!("{WORK}/progress")),
+        ]
+        .map(|(name, value)| json!({"name": name, "value": value})),
+    );
+    let mut command = vec![format!("{BIN}/rowlock"), "pod-run".into(), format!("--grace={grace}s")];
+    command.extend(made.timeout.map(|t| format!("--timeout={}ms", t.as_millis())));
+    command.push("--".into());
+    command.extend(std::iter::once(&spec.program).chain(&spec.args).map(|word| literal(word)));
+    let mut container = json!({
+        "name": CONTAINER, "image": made.parts.image, "command": command, "env": env, "securityContext": locked(),
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": [
+            {"name": "rowlock-bin", "mountPath": BIN, "readOnly": true},
+            {"name": "rowlock-work", "mountPath": WORK},
+            {"name": "rowlock-payload", "mountPath": PAYLOAD, "readOnly": true},
+        ],
+    });
+    if let Some(resources) = &made.parts.resources {
+        container["resources"] = resources.clone();
+    }
+    container
+}
+
+/// Lays the type's template over it; what makes it a job's Pod stays.
+fn lay(pod: &mut Value, template: Option<&Value>) {
+    let Some(template) = template else { return };
+    let ours = pod.clone();
+    overlay::merge(pod, template);
+    for at in ["/metadata/name", "/spec/restartPolicy"] {
+        if let (Some(mine), Some(theirs)) = (ours.pointer(at), pod.pointer_mut(at)) {
+            theirs.clone_from(mine);
+        }
+    }
+    for at in ["labels", "annotations"] {
+        overlay::merge(&mut pod["metadata"][at], &ours["metadata"][at]);
+    }
+    let mine = &ours["spec"]["containers"][0];
+    let job = pod["spec"]["containers"].as_array_mut().into_iter().flatten().find(|c| c["name"] == CONTAINER);
+    if let Some(job) = job {
+        for key in ["command", "env", "volumeMounts"] {
+            overlay::merge(job, &json!({key: mine[key]}));
+        }
+        if let Some(job) = job.as_object_mut() {
+            job.remove("args");
+        }
+    }
+}
+
+/// The payload's Secret, as its Pod calls it; none if the Pod has no such volume. It belongs to the Pod and goes with it;
+/// nothing else is in it, since a payload may be as large as a Secret.
+pub(super) fn secret(job: &ClaimedJob, pod: &Pod) -> Option<Secret> {
+    let volumes = pod.spec.as_ref()?.volumes.as_ref()?;
+    let volume = volumes.iter().find(|v| v.name == "rowlock-payload")?;
+    let name = volume.secret.as_ref()?.secret_name.clone()?;
+    let owner = json!({"apiVersion": "v1", "kind": "Pod", "name": pod.metadata.name, "uid": pod.metadata.uid});
+    let labels = json!({MANAGED: "rowlock", LABEL: job.id});
+    let mut secret: Secret = serde_json::from_value(json!({
+        "metadata": {"name": name, "labels": labels, "ownerReferences": [owner]}, "immutable": true,
+    }))
+    .expect("these are a Secret's fields");
+    let payload = k8s_openapi::ByteString(job.payload.get().as_bytes().to_vec());
+    secret.data = Some(BTreeMap::from([("payload.json".to_owned(), payload)]));
+    Some(secret)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+pub(super) mod tests {
+    use serde_json::value::RawValue;
+
+    use super::*;
+    use crate::worker::launch::pod::SecretValue;
+
+    pub(in super::super) fn job() -> ClaimedJob {
+        ClaimedJob {
+            id: Uuid::from_u128(7),
+            job_type: "t".into(),
+            queue: "q".into(),
+            payload: RawValue::from_string("{\"secret\": 1}".into()).unwrap(),
+            priority: 5,
+            attempts: 2,
+            max_retries: 3,
+            created_at: chrono::DateTime::UNIX_EPOCH,
+            execute_at: chrono::DateTime::UNIX_EPOCH,
+            opts: None,
+            lease: 4,
+            worker: Uuid::from_u128(9),
+        }
+    }
+
+    fn made(template: Option<Value>) -> Value {
+        let spec = Spec {
+            program: "/job".into(),
+            args: vec!["$(HOME)".into(), "a b".into()],
+            env: vec![("A".into(), "$(B)".into()), ("ROWLOCK_JOB_ID".into(), "mine".into())],
+            pod: None,
+        };
+        let secrets = vec![SecretValue { variable: "TOKEN".into(), name: "s".into(), key: "k".into() }];
+        let parts = Parts { image: "i".into(), secrets, resources: None, service_account: Some("sa".into()), template };
+        let job = job();
+        let timeout = Some(Duration::from_millis(1500));
+        let made = Made { job: &job, spec: &spec, parts: &parts, timeout, deadline: None, traceparent: None };
+        serde_json::to_value(pod(&made, &PodOptions::default()).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn a_pod_carries_its_job_but_never_the_payload() {
+        let pod = made(None);
+        assert!(!pod.to_string().contains("secret\\\""), "{pod}");
+        assert_eq!(pod["metadata"]["name"], "rowlock-job-00000000-0000-0000-0000-000000000007");
+        assert_eq!(pod["metadata"]["annotations"][RUN], "2-0");
+        assert_eq!(pod["spec"]["restartPolicy"], "Never");
+        assert_eq!(pod["spec"]["serviceAccountName"], "sa");
+        assert_eq!(pod["spec"]["automountServiceAccountToken"], false);
+        let job = &pod["spec"]["containers"][0];
+        let command: Vec<&str> = job["command"].as_array().unwrap().iter().map(|w| w.as_str().unwrap()).collect();
+        assert_eq!(command[1..], ["pod-run", "--grace=30s", "--timeout=1500ms", "--", "/job", "$$(HOME)", "a b"]);
+        let env = job["env"].as_array().unwrap();
+        let of = |name: &str| env.iter().rev().find(|e| e["name"] == name).unwrap();
+        assert_eq!(of("A")["value"], "$$(B)");
+        assert_eq!(of("ROWLOCK_JOB_ID")["value"], "00000000-0000-0000-0000-000000000007");
+        assert_eq!(of("TOKEN")["valueFrom"]["secretKeyRef"]["key"], "k");
+        assert!(pod["spec"]["activeDeadlineSeconds"].as_i64().unwrap() > 30);
+    }
+
+    #[test]
+    fn a_template_adds_to_the_pod_and_cannot_take_the_job_out_of_it() {
+        let pod = made(Some(json!({
+            "metadata": {"name": "x", "labels": {"team": "a", LABEL: "none"}},
+            "spec": {"restartPolicy": "Always", "nodeSelector": {"d": "e"},
+                "containers": [{"name": "job", "command": ["sh"], "env": [{"name": "ROWLOCK_JOB_ID", "value": "x"}, {"name": "C", "value": "1"}]}]},
+        })));
+        assert_eq!(pod["metadata"]["name"], "rowlock-job-00000000-0000-0000-0000-000000000007");
+        assert_eq!(pod["metadata"]["labels"]["team"], "a");
+        assert_eq!(pod["metadata"]["labels"][LABEL], "00000000-0000-0000-0000-000000000007");
+        assert_eq!(pod["spec"]["restartPolicy"], "Never");
+        assert_eq!(pod["spec"]["nodeSelector"]["d"], "e");
+        let job = &pod["spec"]["containers"][0];
+        assert_eq!(job["command"][1], "pod-run");
+        let env = job["env"].as_array().unwrap();
+        assert!(env.iter().any(|e| e["name"] == "C"));
+        assert!(env.iter().all(|e| e["value"] != "x"));
+    }
+
+    #[test]
+    fn a_retried_job_is_another_run_and_a_changed_type_another_spec() {
+        let (a, mut b) = (job(), job());
+        b.lease = 5;
+        assert_eq!(run(&a), run(&b), "put back after a lost worker, it is the same");
+        b.execute_at += chrono::Duration::seconds(1);
+        assert_ne!(run(&a), run(&b));
+        let spec = Spec { program: "a".into(), args: vec![], env: vec![], pod: None };
+        let one = Parts::of_image("i");
+        assert_eq!(fingerprint(&spec, &one), fingerprint(&spec, &Parts::of_image("i")));
+        assert_ne!(fingerprint(&spec, &one), fingerprint(&spec, &Parts::of_image("j")));
+    }
+
+    #[test]
+    fn the_secret_holds_the_payload_and_goes_with_the_pod() {
+        let spec = Spec { program: "a".into(), args: vec![], env: vec![], pod: None };
+        let (job, parts) = (job(), Parts::of_image("i"));
+        let made = Made { job: &job, spec: &spec, parts: &parts, timeout: None, deadline: None, traceparent: None };
+        let mut pod = pod(&made, &PodOptions::default()).unwrap();
+        pod.metadata.uid = Some("u".into());
+        let secret = secret(&job, &pod).unwrap();
+        assert_eq!(secret.metadata.name.unwrap(), format!("{}-4", name(job.id)));
+        assert_eq!(secret.data.unwrap()["payload.json"].0, b"{\"secret\": 1}");
+        assert_eq!(secret.metadata.owner_references.unwrap()[0].uid, "u");
+    }
+}
