@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::{
     support::eventually,
-    work::{Program, Working, exists, job, options, processes_with, runs, shell, unique_sleep, with_type},
+    work::{Program, Working, ends, exists, job, options, processes_with, runs, shell, unique_sleep, with_type},
 };
 
 #[tokio::test]
