@@ -10,7 +10,7 @@ manual() {
   sed -n '/^```sh$/,/^```$/{/^```/d;p}' docs/operations.md |
     sed -e "s/-n rowlock/-n $1/g" -e "s#registry.example/mail:1#$POSTGRES_IMAGE#" -e "s# charts/rowlock # $root/charts/rowlock #" \
       -e "s#^workers:#image: {repository: ${ROWLOCK_IMAGE%:*}, tag: ${ROWLOCK_IMAGE##*:}}\n&#" >"$work/manual/run"
-  ok "every command of docs/operations.md" env -C "$work/manual" \
+  ok "every command of docs/operations.md" env -C "$work/manual" -u DATABASE_URL -u ROWLOCK_DATABASE_URL \
     ADMIN_URL="postgres://rowlock:throw-away@$2/rowlock" OWNER_URL="postgres://jobs_owner:o@$2/jobs?sslmode=disable" \
     CONTROL_URL="postgres://jobs_control:c@$2/jobs?sslmode=disable" WORK_URL="postgres://jobs_work:w@$2/jobs?sslmode=disable" \
     PATH="$work/bin:$PATH" bash -euxo pipefail run
