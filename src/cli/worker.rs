@@ -17,17 +17,9 @@ use crate::{
 
 pub(super) async fn run(queue: JobQueue, out: &Output, place: &ClusterOptions, args: Worker) -> anyhow::Result<()> {
     serve::log(&args.serve);
+    let cluster = if args.launch.contains(&Kind::Pod) { Some(for_pods(place, &args).await?) } else { None };
     let facts = Facts::new("worker");
     let _served = serve::http(&args.serve, &queue, &facts).await?;
-    let cluster = if args.launch.contains(&Kind::Pod) { Cluster::find(place).await? } else { None };
-    if args.launch.contains(&Kind::Pod) && cluster.is_none() {
-        let help = "run in one, or give --kubeconfig or KUBECONFIG";
-        return Err(Exit::Usage(format!("launch pod needs a cluster: {help}")).into());
-    }
-    if args.launch.contains(&Kind::Pod) && args.pod_image.is_empty() {
-        let help = "give --pod-image, or set ROWLOCK_POD_IMAGE";
-        return Err(Exit::Usage(format!("launch pod needs the image of this program: {help}")).into());
-    }
     let options = WorkerOptions {
         queues: args.queues,
         concurrency: args.concurrency.into(),
@@ -53,6 +45,18 @@ pub(super) async fn run(queue: JobQueue, out: &Output, place: &ClusterOptions, a
     }
     output::message("done");
     out.one(&summary, "worker")
+}
+
+/// What launch pod needs.
+async fn for_pods(place: &ClusterOptions, args: &Worker) -> anyhow::Result<Cluster> {
+    if args.pod_image.is_empty() {
+        let help = "give --pod-image, or set ROWLOCK_POD_IMAGE";
+        return Err(Exit::Usage(format!("launch pod needs the image of this program: {help}")).into());
+    }
+    Cluster::find(place).await?.ok_or_else(|| {
+        let help = "run in one, or give --kubeconfig or KUBECONFIG";
+        Exit::Usage(format!("launch pod needs a cluster: {help}")).into()
+    })
 }
 
 /// Whoever holds the other end of standard input has ended, perhaps killed, and the database with it: no reason to

@@ -60,6 +60,7 @@ pub fn steered_by_nothing(mut command: Command, url: Option<&str>) -> Command {
             command.env_remove(key);
         }
     }
+    command.env_remove("KUBECONFIG");
     match url {
         Some(url) => command.env("DATABASE_URL", url),
         None => command.env_remove("DATABASE_URL"),
