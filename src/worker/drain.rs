@@ -37,7 +37,7 @@ pub(super) fn farewell(since: Option<Instant>, grace: Duration, now: Instant) ->
 /// When jobs that still run are asked to end, and when they are killed, so that the rest of the grace is
 /// enough to hand them back.
 fn last_calls(since: Instant, grace: Duration) -> (Instant, Instant) {
-    let reserve = (grace / 10).min(Duration::from_secs(2));
+    let reserve = (grace / 5).min(Duration::from_secs(2));
     let kill_at = since + (grace - reserve);
     (kill_at - (grace / 5).min(Duration::from_secs(5)), kill_at)
 }

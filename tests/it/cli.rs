@@ -55,7 +55,7 @@ async fn exit_codes_tell_usage_from_missing_from_refused() {
         (&["jobs", "cancel", &missing], 3, "no job"),
         (&["jobs", "get", "x"], 2, "id"),
         (&["jobs", "cancel"], 2, "ids"),
-        (&["worker", "--launch", "pod"], 2, "--launch"),
+        (&["worker", "--launch", "pod"], 2, "--pod-image"),
         (&["types", "lint", "-f", "/no/such/file"], 2, "/no/such/file"),
         (&["frobnicate"], 2, "frobnicate"),
     ] {

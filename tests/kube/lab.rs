@@ -59,6 +59,7 @@ pub struct Lab {
     pods_url: String,
     pub sql: tokio_postgres::Client,
     pub client: Client,
+    pub queue: JobQueue,
 }
 
 pub struct Controller {
@@ -126,7 +127,7 @@ impl Lab {
         queue.migrate().await.unwrap();
         let (sql, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
         tokio::spawn(connection);
-        Lab { namespace, kubeconfig, url, pods_url, sql, client }
+        Lab { namespace, kubeconfig, url, pods_url, sql, client, queue }
     }
 
     /// Starts one, with this kubeconfig or the usual one.
