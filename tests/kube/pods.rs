@@ -43,11 +43,6 @@ impl Worker {
         Worker(child)
     }
 
-    pub fn signal(&self, name: &str) {
-        let kill = format!("kill -{name} {}", self.0.id());
-        assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
-    }
-
     pub fn kill(mut self) {
         self.0.kill().unwrap();
         self.0.wait().unwrap();
