@@ -39,20 +39,25 @@ pub(super) struct Catalog {
 }
 
 const FRESH: Duration = Duration::from_secs(5);
-/// A burst of unknown types must not become a burst of reads.
-const MISS_EVERY: Duration = Duration::from_millis(500);
 
 impl Catalog {
     pub(super) async fn load(queue: &JobQueue) -> Result<Catalog, Error> {
+        let read_at = Instant::now();
         let client = queue.pool().get().await?;
         let rows = client.query_typed("SELECT * FROM rowlock.job_types_v2()", &[]).await?;
         let types = rows.iter().map(|row| Ok((row.try_get("name")?, Arc::new(JobType::from_row(row)?))));
-        Ok(Catalog { types: types.collect::<Result<_, Error>>()?, read_at: Instant::now() })
+        Ok(Catalog { types: types.collect::<Result<_, Error>>()?, read_at })
     }
 
-    pub(super) async fn get(&mut self, queue: &JobQueue, name: &str) -> Result<Option<Arc<JobType>>, Error> {
-        let age = self.read_at.elapsed();
-        if age > FRESH || (age > MISS_EVERY && !self.types.contains_key(name)) {
+    /// The type of a job that was claimed no later than `claimed`. One that was there before the job is never missed,
+    /// and unknown types cost a read per claim, however many they are.
+    pub(super) async fn get(
+        &mut self,
+        queue: &JobQueue,
+        name: &str,
+        claimed: Instant,
+    ) -> Result<Option<Arc<JobType>>, Error> {
+        if self.read_at.elapsed() > FRESH || (self.read_at < claimed && !self.types.contains_key(name)) {
             match Catalog::load(queue).await {
                 Ok(new) => *self = new,
                 // What is known serves until the database is back.

@@ -275,14 +275,15 @@ impl Life<'_> {
         let jobs = self.ends.tell(&self.caller, self.summary, free).await?;
         let claimed = jobs.len();
         self.leaving.go(self.pods.as_ref());
+        let at = Instant::now();
         for job in jobs {
-            self.start(job).await?;
+            self.start(job, at).await?;
         }
         Ok(claimed)
     }
 
-    async fn start(&mut self, job: ClaimedJob) -> Result<(), Error> {
-        let job_type = self.catalog.get(&self.queue, &job.job_type).await?;
+    async fn start(&mut self, job: ClaimedJob, claimed: Instant) -> Result<(), Error> {
+        let job_type = self.catalog.get(&self.queue, &job.job_type, claimed).await?;
         let plan = match admit(&job, job_type.as_deref(), &self.options.launch) {
             Ok(plan) => plan,
             Err(failure) => {

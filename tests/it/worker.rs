@@ -114,3 +114,17 @@ async fn a_worker_runs_only_the_launches_it_was_told_to() {
     let error = job(&q, id).await.error.unwrap();
     assert!(error.contains("launch resident is not supported by this worker, only process"), "{error}");
 }
+
+#[tokio::test]
+async fn a_type_that_was_there_before_its_job_is_never_unknown() {
+    let (q, db) = with_type(json!({"command": ["true"]})).await;
+    let working = Working::start(&q, worker::WorkerOptions { poll: Duration::from_millis(20), ..options() });
+    for n in 0..10 {
+        let name = format!("new-{n}");
+        crate::work::put_type(&db, json!({"name": name, "command": ["true"]})).await;
+        let id = q.enqueue(&name, json!({})).max_retries(0).await.unwrap().id;
+        let job = ends(&q, id).await;
+        assert_eq!(job.status, rowlock::Status::Completed, "{name}: {:?}", job.error);
+    }
+    working.stop().await;
+}
