@@ -356,9 +356,11 @@ COMMENT ON FUNCTION rowlock.fail_v1 IS
 'Ends an attempt with an error (its first 8192 characters are kept): the job is retried while attempts < max_retries and retryable, after the type''s backoff, else it has failed. Answers each job''s new status, or lease lost.
 SQLSTATEs: RL021. Locks: the receipts.';
 
-CREATE FUNCTION rowlock.release_v1(worker uuid, leases int8[], ids uuid[], delay_seconds float8 DEFAULT NULL, retried boolean DEFAULT false)
+-- Jobs back to where they wait, for every version of release. Element i of each array is one job's; errors null
+-- leaves the jobs' own. One whose cancel was asked for ends so.
+CREATE FUNCTION rowlock.hand_back(worker uuid, leases int8[], ids uuid[], delays float8[], errors text[], retried boolean)
 RETURNS TABLE (refused uuid)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp AS $$
+LANGUAGE plpgsql SET search_path = pg_catalog, rowlock, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
   v_worker text;
@@ -366,27 +368,37 @@ DECLARE
   v_job rowlock.ready;
   v_seen uuid[] := '{}';
 BEGIN
-  IF NOT coalesce(delay_seconds BETWEEN 0 AND 315360000, true) THEN
-    PERFORM refuse('RL010', format('delay_seconds: expected a finite number from 0 to 315360000 (10 years), got %s', delay_seconds));
-  END IF;
-  SELECT w.name INTO v_worker FROM worker w WHERE w.id = release_v1.worker AND w.lease_until > clock_timestamp();
+  SELECT w.name INTO v_worker FROM worker w WHERE w.id = hand_back.worker AND w.lease_until > clock_timestamp();
   IF FOUND THEN
-    FOR v IN SELECT t.*, (t.job).id AS job_id FROM take_back(release_v1.worker, leases, ids) t ORDER BY t.ord LOOP
+    FOR v IN SELECT t.*, (t.job).id AS job_id FROM take_back(hand_back.worker, leases, ids) t ORDER BY t.ord LOOP
       v_seen := v_seen || v.job_id;
       v_job := v.job;
       INSERT INTO tally (queue, type, running) VALUES (v_job.queue, v_job.type, -1);
+      v_job.error := coalesce(left(errors[v.ord], 8192), v_job.error);
       IF EXISTS (SELECT FROM cancel_request c WHERE c.job = v.job_id) THEN
-        PERFORM end_job(v_job, 'cancelled', v.claimed_at, v_worker, NULL, 'cancelled', v.progress);
+        PERFORM end_job(v_job, 'cancelled', v.claimed_at, v_worker, CASE WHEN errors IS NOT NULL THEN v_job.error END, 'cancelled', v.progress);
       ELSE
         IF retried THEN
           v_job.attempts := LEAST(v_job.attempts + 1, v_job.max_retries);
           INSERT INTO tally (queue, type, retried, reason) VALUES (v_job.queue, v_job.type, 1, 'requested');
         END IF;
-        PERFORM put_back(v_job, make_interval(secs => delay_seconds));
+        PERFORM put_back(v_job, make_interval(secs => delays[v.ord]));
       END IF;
     END LOOP;
   END IF;
   RETURN QUERY SELECT DISTINCT u.id FROM unnest(ids) u(id) WHERE u.id <> ALL (v_seen);
+END $$;
+COMMENT ON FUNCTION rowlock.hand_back IS 'Running jobs back to where they wait. Internal.';
+
+CREATE FUNCTION rowlock.release_v1(worker uuid, leases int8[], ids uuid[], delay_seconds float8 DEFAULT NULL, retried boolean DEFAULT false)
+RETURNS TABLE (refused uuid)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp AS $$
+#variable_conflict use_variable
+BEGIN
+  IF NOT coalesce(delay_seconds BETWEEN 0 AND 315360000, true) THEN
+    PERFORM refuse('RL010', format('delay_seconds: expected a finite number from 0 to 315360000 (10 years), got %s', delay_seconds));
+  END IF;
+  RETURN QUERY SELECT h.refused FROM hand_back(worker, leases, ids, array_fill(delay_seconds, ARRAY[coalesce(cardinality(ids), 0)]), NULL, retried) h;
 END $$;
 COMMENT ON FUNCTION rowlock.release_v1 IS
 'Hands running jobs back unfinished: in their old place (delay_seconds null), or after a delay; with retried it counts as a retry, else no attempt is consumed. Answers the ids it refused because the lease is lost.
@@ -438,8 +450,9 @@ COMMENT ON FUNCTION rowlock.stop_worker_v1 IS
 'Ends a worker''s life at once. Release its jobs first; what it still holds is rescued. Locks: its row.';
 
 CREATE FUNCTION rowlock.job_types_v1() RETURNS TABLE (name text, launch text, command text[], args text[], env jsonb,
-  timeout_seconds float8, no_retry_exit_codes int4[], payload_schema jsonb)
+  timeout_seconds float8, no_retry_exit_codes int4[], payload_schema jsonb, image text, resources jsonb, service_account text, pod_template jsonb)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp AS $$
-  SELECT t.name, t.launch, t.command, t.args, t.env, extract(epoch FROM t.timeout)::float8, t.no_retry_exit_codes, t.payload_schema FROM job_type t
+  SELECT t.name, t.launch, t.command, t.args, t.env, extract(epoch FROM t.timeout)::float8, t.no_retry_exit_codes, t.payload_schema,
+         t.image, t.resources, t.service_account, t.pod_template FROM job_type t
 $$;
 COMMENT ON FUNCTION rowlock.job_types_v1 IS 'What a worker needs to know of the job types. Locks: none.';

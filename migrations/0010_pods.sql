@@ -1,22 +1,9 @@
 -- Rowlock 10: what a worker needs that gives each job a Pod.
 
-CREATE FUNCTION rowlock.job_types_v2() RETURNS TABLE (name text, launch text, command text[], args text[], env jsonb,
-  timeout_seconds float8, no_retry_exit_codes int4[], payload_schema jsonb, image text, resources jsonb, service_account text, pod_template jsonb)
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp AS $$
-  SELECT t.name, t.launch, t.command, t.args, t.env, extract(epoch FROM t.timeout)::float8, t.no_retry_exit_codes, t.payload_schema,
-         t.image, t.resources, t.service_account, t.pod_template FROM job_type t
-$$;
-COMMENT ON FUNCTION rowlock.job_types_v2 IS 'What a worker needs to know of the job types, Pods included. Locks: none.';
-
 CREATE FUNCTION rowlock.release_v2(worker uuid, leases int8[], ids uuid[], delays float8[], errors text[])
 RETURNS TABLE (refused uuid)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp AS $$
-#variable_conflict use_column
-DECLARE
-  v_worker text;
-  v record;
-  v_job rowlock.ready;
-  v_seen uuid[] := '{}';
+#variable_conflict use_variable
 BEGIN
   IF cardinality(delays) IS DISTINCT FROM cardinality(ids) OR cardinality(errors) IS DISTINCT FROM cardinality(ids) THEN
     PERFORM refuse('RL021', 'ids, delays, errors: expected arrays of equal length');
@@ -24,21 +11,7 @@ BEGIN
   IF EXISTS (SELECT FROM unnest(delays) d WHERE NOT coalesce(d BETWEEN 0 AND 315360000, true)) THEN
     PERFORM refuse('RL010', 'delays: expected finite numbers from 0 to 315360000 (10 years)');
   END IF;
-  SELECT w.name INTO v_worker FROM worker w WHERE w.id = release_v2.worker AND w.lease_until > clock_timestamp();
-  IF FOUND THEN
-    FOR v IN SELECT t.*, (t.job).id AS job_id FROM take_back(release_v2.worker, leases, ids) t ORDER BY t.ord LOOP
-      v_seen := v_seen || v.job_id;
-      v_job := v.job;
-      INSERT INTO tally (queue, type, running) VALUES (v_job.queue, v_job.type, -1);
-      v_job.error := coalesce(left(errors[v.ord], 8192), v_job.error);
-      IF EXISTS (SELECT FROM cancel_request c WHERE c.job = v.job_id) THEN
-        PERFORM end_job(v_job, 'cancelled', v.claimed_at, v_worker, v_job.error, 'cancelled', v.progress);
-      ELSE
-        PERFORM put_back(v_job, make_interval(secs => delays[v.ord]));
-      END IF;
-    END LOOP;
-  END IF;
-  RETURN QUERY SELECT DISTINCT u.id FROM unnest(ids) u(id) WHERE u.id <> ALL (v_seen);
+  RETURN QUERY SELECT h.refused FROM hand_back(worker, leases, ids, delays, errors, false) h;
 END $$;
 COMMENT ON FUNCTION rowlock.release_v2 IS
 'Hands running jobs back unfinished, no attempt consumed, each in its old place (delay null) or after its delay in seconds, and with a text that says why (null: none). Answers the ids it refused because the lease is lost.
@@ -64,5 +37,5 @@ END $$;
 COMMENT ON FUNCTION rowlock.living_jobs_v1 IS
 'Of up to 10000 jobs, those that run or are due: what is theirs outside of the database must stay. One that has ended, or waits for its time, is not among them. SQLSTATEs: RL021. Locks: none.';
 
-REVOKE ALL ON FUNCTION rowlock.job_types_v2, rowlock.release_v2, rowlock.living_jobs_v1 FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION rowlock.job_types_v2, rowlock.release_v2, rowlock.living_jobs_v1 TO rowlock_worker, rowlock_admin;
+REVOKE ALL ON FUNCTION rowlock.release_v2, rowlock.living_jobs_v1 FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION rowlock.release_v2, rowlock.living_jobs_v1 TO rowlock_worker, rowlock_admin;

@@ -1,8 +1,11 @@
 //! A worker's side of the queue: claim jobs and end them. Its rooms: `life`, the worker's own; `options`,
-//! what is said and answered; `read`, from rows to jobs. This file and `life` alone call the worker's SQL.
+//! what is said and answered; `read`, from rows to jobs; `pods`, for those that give a job a Pod. This file, `life` and
+//! `pods` alone call the worker's SQL.
 
 mod life;
 mod options;
+#[cfg(feature = "cli")]
+mod pods;
 mod read;
 
 use std::{
@@ -18,6 +21,7 @@ use uuid::Uuid;
 pub use self::options::{Failure, Heartbeat, Kept, SessionOptions};
 use self::read::CLAIM_COLUMNS;
 use crate::{ClaimedJob, Error, hints::Hints};
+
 /// A registered worker. Shared by reference between the tasks of one process.
 #[derive(Debug)]
 pub struct Session {
@@ -27,6 +31,7 @@ pub struct Session {
     /// Locked for moments only, never across a query: claims of one session run side by side.
     hints: Mutex<Hints>,
 }
+
 impl Session {
     /// The worker's id.
     ///
@@ -242,33 +247,6 @@ impl Session {
                 ],
             )
             .await?;
-        rows.iter().map(|r| Ok(r.try_get(0)?)).collect()
-    }
-
-    /// Hands jobs back unfinished, no attempt consumed, each after its delay and with a text that says why.
-    #[cfg(feature = "cli")]
-    pub(crate) async fn hand_back(&self, jobs: &[(ClaimedJob, Option<Duration>, String)]) -> Result<Vec<Uuid>, Error> {
-        let (leases, ids) = keys(jobs.iter().map(|(job, ..)| job));
-        let delays: Vec<Option<f64>> = jobs.iter().map(|(_, after, _)| after.map(|d| d.as_secs_f64())).collect();
-        let errors: Vec<String> = jobs.iter().map(|(.., error)| error.replace('\0', "\u{fffd}")).collect();
-        let args = [
-            (&self.id as &(dyn tokio_postgres::types::ToSql + Sync), Type::UUID),
-            (&leases, Type::INT8_ARRAY),
-            (&ids, Type::UUID_ARRAY),
-            (&delays, Type::FLOAT8_ARRAY),
-            (&errors, Type::TEXT_ARRAY),
-        ];
-        let client = self.pool.get().await?;
-        let rows = client.query_typed("SELECT refused FROM rowlock.release_v2($1, $2, $3, $4, $5)", &args).await?;
-        rows.iter().map(|r| Ok(r.try_get(0)?)).collect()
-    }
-
-    /// Of these jobs, those that run or are due.
-    #[cfg(feature = "cli")]
-    pub(crate) async fn living(&self, ids: &[Uuid]) -> Result<Vec<Uuid>, Error> {
-        let client = self.pool.get().await?;
-        let sql = "SELECT id FROM rowlock.living_jobs_v1($1)";
-        let rows = client.query_typed(sql, &[(&ids, Type::UUID_ARRAY)]).await?;
         rows.iter().map(|r| Ok(r.try_get(0)?)).collect()
     }
 

@@ -4,7 +4,6 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use super::{
     args::Worker,
-    exit::Exit,
     output::{self, Output},
     serve,
 };
@@ -17,9 +16,8 @@ use crate::{
 
 pub(super) async fn run(queue: JobQueue, out: &Output, place: &ClusterOptions, args: Worker) -> anyhow::Result<()> {
     serve::log(&args.serve);
-    let cluster = if args.launch.contains(&Kind::Pod) { Some(for_pods(place, &args).await?) } else { None };
+    let cluster = if args.launch.contains(&Kind::Pod) { Cluster::find(place).await? } else { None };
     let facts = Facts::new("worker");
-    let _served = serve::http(&args.serve, &queue, &facts).await?;
     let options = WorkerOptions {
         queues: args.queues,
         concurrency: args.concurrency.into(),
@@ -33,8 +31,10 @@ pub(super) async fn run(queue: JobQueue, out: &Output, place: &ClusterOptions, a
         guardian: Some(super::install::this_program()?),
         cluster,
         pods: PodOptions { image: args.pod_image, grace: args.grace, pending: args.pod_pending, pull: args.pod_pull },
-        facts,
+        facts: facts.clone(),
     };
+    options.check()?;
+    let _served = serve::http(&args.serve, &queue, &facts).await?;
     let stop = stop_on_signal()?;
     if args.leash {
         end_with_stdin(&stop);
@@ -45,18 +45,6 @@ pub(super) async fn run(queue: JobQueue, out: &Output, place: &ClusterOptions, a
     }
     output::message("done");
     out.one(&summary, "worker")
-}
-
-/// What launch pod needs.
-async fn for_pods(place: &ClusterOptions, args: &Worker) -> anyhow::Result<Cluster> {
-    if args.pod_image.is_empty() {
-        let help = "give --pod-image, or set ROWLOCK_POD_IMAGE";
-        return Err(Exit::Usage(format!("launch pod needs the image of this program: {help}")).into());
-    }
-    Cluster::find(place).await?.ok_or_else(|| {
-        let help = "run in one, or give --kubeconfig or KUBECONFIG";
-        Exit::Usage(format!("launch pod needs a cluster: {help}")).into()
-    })
 }
 
 /// Whoever holds the other end of standard input has ended, perhaps killed, and the database with it: no reason to

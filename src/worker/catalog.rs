@@ -44,7 +44,7 @@ impl Catalog {
     pub(super) async fn load(queue: &JobQueue) -> Result<Catalog, Error> {
         let read_at = Instant::now();
         let client = queue.pool().get().await?;
-        let rows = client.query_typed("SELECT * FROM rowlock.job_types_v2()", &[]).await?;
+        let rows = client.query_typed("SELECT * FROM rowlock.job_types_v1()", &[]).await?;
         let types = rows.iter().map(|row| Ok((row.try_get("name")?, Arc::new(JobType::from_row(row)?))));
         Ok(Catalog { types: types.collect::<Result<_, Error>>()?, read_at })
     }

@@ -68,14 +68,7 @@ impl Leaving {
 
 /// Begins to watch Pods, if they are accepted.
 pub(super) fn pods(options: &WorkerOptions) -> Result<Option<Arc<Pods>>, Error> {
-    if !options.launch.contains(&launch::Kind::Pod) {
-        return Ok(None);
-    }
-    let Some(cluster) = &options.cluster else {
-        return Err(Error::Config("launch pod needs a cluster: run in one, or give --kubeconfig or KUBECONFIG".into()));
-    };
-    if options.pods.image.is_empty() {
-        return Err(Error::Config("launch pod needs the image of this program: give --pod-image".into()));
-    }
-    Ok(Some(Pods::start(cluster.clone(), options.pods.clone())))
+    options.check()?;
+    let cluster = options.cluster.as_ref().filter(|_| options.launch.contains(&launch::Kind::Pod));
+    Ok(cluster.map(|cluster| Pods::start(cluster.clone(), options.pods.clone())))
 }

@@ -78,6 +78,31 @@ impl Default for WorkerOptions {
     }
 }
 
+impl WorkerOptions {
+    /// Whether what is accepted can be launched here; [`run`] asks first of all.
+    ///
+    /// # Errors
+    /// [`Error::Config`], which says what to give.
+    ///
+    /// ```
+    /// use rowlock::worker::{Kind, WorkerOptions};
+    /// assert!(WorkerOptions::default().check().is_ok());
+    /// assert!(WorkerOptions { launch: vec![Kind::Pod], ..WorkerOptions::default() }.check().is_err());
+    /// ```
+    pub fn check(&self) -> Result<(), Error> {
+        let lacks = |what: &str| Err(Error::Config(format!("launch pod needs {what}")));
+        if !self.launch.contains(&Kind::Pod) {
+            Ok(())
+        } else if self.pods.image.is_empty() {
+            lacks("the image of this program: give --pod-image, or set ROWLOCK_POD_IMAGE")
+        } else if self.cluster.is_none() {
+            lacks("a cluster: run in one, or give --kubeconfig or KUBECONFIG")
+        } else {
+            Ok(())
+        }
+    }
+}
+
 /// How a worker is told to end: politely, and then with more haste.
 #[derive(Debug, Clone, Default)]
 pub struct Shutdown {

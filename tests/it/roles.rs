@@ -4,7 +4,7 @@ use crate::support::{connect, database, refusal};
 
 const ROLES: [&str; 4] = ["rowlock_enqueuer", "rowlock_worker", "rowlock_reader", "rowlock_admin"];
 const ENQUEUE: [&str; 2] = ["enqueue", "enqueue_many"];
-const WORK: [&str; 17] = [
+const WORK: [&str; 16] = [
     "register_worker_v1",
     "extend_v1",
     "claim_v1",
@@ -17,7 +17,6 @@ const WORK: [&str; 17] = [
     "wake_v1",
     "stop_worker_v1",
     "job_types_v1",
-    "job_types_v2",
     "release_v2",
     "living_jobs_v1",
     "keep_v1",

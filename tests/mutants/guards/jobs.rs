@@ -55,7 +55,7 @@ pub const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "release consumes an attempt",
-        Function("release_v1"),
+        Function("hand_back"),
         "IF retried THEN",
         "IF true THEN",
         "a_release_consumes_no_attempt",
@@ -148,7 +148,7 @@ pub const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "release does not look for a cancel",
-        Function("release_v1"),
+        Function("hand_back"),
         ASKED,
         "false",
         "a_cancelled_job_that_is_released_is_cancelled",

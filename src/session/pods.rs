@@ -1,0 +1,36 @@
+//! What a worker needs beside the rest that gives each job a Pod.
+
+use std::time::Duration;
+
+use tokio_postgres::types::Type;
+use uuid::Uuid;
+
+use super::{Session, keys};
+use crate::{ClaimedJob, Error};
+
+impl Session {
+    /// Hands jobs back unfinished, no attempt consumed, each after its delay and with a text that says why.
+    pub(crate) async fn hand_back(&self, jobs: &[(ClaimedJob, Option<Duration>, String)]) -> Result<Vec<Uuid>, Error> {
+        let (leases, ids) = keys(jobs.iter().map(|(job, ..)| job));
+        let delays: Vec<Option<f64>> = jobs.iter().map(|(_, after, _)| after.map(|d| d.as_secs_f64())).collect();
+        let errors: Vec<String> = jobs.iter().map(|(.., error)| error.replace('\0', "\u{fffd}")).collect();
+        let args = [
+            (&self.id as &(dyn tokio_postgres::types::ToSql + Sync), Type::UUID),
+            (&leases, Type::INT8_ARRAY),
+            (&ids, Type::UUID_ARRAY),
+            (&delays, Type::FLOAT8_ARRAY),
+            (&errors, Type::TEXT_ARRAY),
+        ];
+        let client = self.pool.get().await?;
+        let rows = client.query_typed("SELECT refused FROM rowlock.release_v2($1, $2, $3, $4, $5)", &args).await?;
+        rows.iter().map(|r| Ok(r.try_get(0)?)).collect()
+    }
+
+    /// Of these jobs, those that run or are due.
+    pub(crate) async fn living(&self, ids: &[Uuid]) -> Result<Vec<Uuid>, Error> {
+        let client = self.pool.get().await?;
+        let sql = "SELECT id FROM rowlock.living_jobs_v1($1)";
+        let rows = client.query_typed(sql, &[(&ids, Type::UUID_ARRAY)]).await?;
+        rows.iter().map(|r| Ok(r.try_get(0)?)).collect()
+    }
+}
