@@ -47,9 +47,13 @@ pub fn main() -> ExitCode {
     } else {
         Args::parse()
     };
-    // The guardian only waits, and there is one for every worker: no threads for it.
-    let mut runtime = match args.command {
-        Command::Guardian { .. } | Command::PodRun { .. } => tokio::runtime::Builder::new_current_thread(),
+    // The guardian only waits, and there is one for every worker: no threads for it. A worker's jobs are processes,
+    // and it hands them over faster to itself than to another thread.
+    let mut runtime = match &args.command {
+        Command::Guardian { .. } | Command::PodRun { .. } | Command::Worker(_) => {
+            tokio::runtime::Builder::new_current_thread()
+        }
+        Command::Bench(bench) if bench.launch => tokio::runtime::Builder::new_current_thread(),
         _ => tokio::runtime::Builder::new_multi_thread(),
     };
     let runtime = match runtime.enable_all().build() {

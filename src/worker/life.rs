@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     sync::Arc,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -95,6 +96,7 @@ pub(super) async fn live(
         beats,
         draining: None,
         told_at: asked,
+        enough: (thread::available_parallelism().map_or(1, usize::from) + 1).min(options.concurrency / 2),
         empty_since: None,
         killed: false,
         summary,
@@ -132,6 +134,8 @@ struct Life<'a> {
     orders: watch::Receiver<Option<Order>>,
     draining: Option<Instant>,
     told_at: Instant,
+    /// Running jobs that keep the processors busy.
+    enough: usize,
     empty_since: Option<Instant>,
     /// The guardian has killed what ran.
     killed: bool,
@@ -189,7 +193,7 @@ impl Life<'_> {
     /// of them go on to keep the processors busy, and after a pause it waits for nothing.
     async fn gather(&mut self) {
         let until = tokio::time::Instant::from_std(self.told_at + GATHER);
-        while !self.ends.is_empty() && self.running.len() > self.options.concurrency / 2 {
+        while !self.ends.is_empty() && self.running.len() > self.enough {
             tokio::select! {
                 Some(ended) = self.tasks.join_next() => self.end(ended),
                 () = tokio::time::sleep_until(until) => break,

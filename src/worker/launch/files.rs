@@ -15,7 +15,7 @@ use super::{RESULT_BYTES, failure, progress::Progress};
 use crate::Failure;
 
 /// How often a running job's progress file is looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(250);
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// Of the progress file, what is read in one look: the last line counts.
 const LOOK_BYTES: usize = 16 * 1024;
 

@@ -9,9 +9,13 @@ use std::{
     io,
     os::{
         fd::BorrowedFd,
-        unix::fs::{DirBuilderExt, FileExt},
+        unix::{
+            fs::{DirBuilderExt, FileExt},
+            process::CommandExt,
+        },
     },
     path::{Path, PathBuf},
+    process::Command,
     sync::Arc,
     time::Instant,
 };
@@ -21,7 +25,6 @@ use rustix::{
     process::{Pid, Signal, kill_process_group},
     time::{ClockId, clock_gettime},
 };
-use tokio::process::{Child, Command};
 use uuid::Uuid;
 
 use super::{RESULT_BYTES, Spec};
@@ -111,24 +114,21 @@ impl Home {
             .args(&spec.args)
             .envs(spec.env.iter().map(|(k, v)| (k, v)))
             .env(MARK, self.worker.to_string())
-            .process_group(0)
-            .kill_on_drop(true);
+            .process_group(0);
         command
     }
 
-    /// On a thread that may wait: a start lasts until the child has become its command, and the loop and its
-    /// connection would stand behind every start of a batch. Given up on, the process ends with the answer.
-    pub(super) async fn spawn(self: &Arc<Home>, place: usize, mut command: Command) -> io::Result<(Child, Group)> {
-        let home = self.clone();
-        let started = tokio::task::spawn_blocking(move || {
-            let child = command.spawn()?;
-            let pid = child.id().and_then(|id| Pid::from_raw(id.cast_signed()));
-            let pid = pid.ok_or_else(|| io::Error::other("the process has no number"))?;
-            home.write(&pid.as_raw_nonzero().get().to_ne_bytes(), HEAD + 4 * place as u64);
-            Ok((child, Group { pid, place, home }))
-        });
-        started.await?
+    /// Registers a process that leads a group of its own.
+    pub(super) fn enter(self: &Arc<Home>, place: usize, process: u32) -> io::Result<Group> {
+        let pid = number(process)?;
+        self.write(&pid.as_raw_nonzero().get().to_ne_bytes(), HEAD + 4 * place as u64);
+        Ok(Group { pid, place, home: self.clone() })
     }
+}
+
+/// The number of a process, for signals.
+pub(super) fn number(process: u32) -> io::Result<Pid> {
+    Pid::from_raw(process.cast_signed()).ok_or_else(|| io::Error::other("the process has no number"))
 }
 
 impl Drop for Home {
@@ -198,11 +198,12 @@ mod tests {
 
     use super::*;
 
-    #[tokio::test]
-    async fn the_register_has_a_group_from_its_start_to_its_end_and_the_deadline() {
+    #[test]
+    fn the_register_has_a_group_from_its_start_to_its_end_and_the_deadline() {
         let home = Arc::new(Home::new(Uuid::now_v7(), 2).unwrap());
         let spec = Spec { program: "sleep".into(), args: vec!["60".into()], env: Vec::new(), pod: None };
-        let (mut child, group) = home.spawn(1, home.command(&spec)).await.unwrap();
+        let mut child = home.command(&spec).spawn().unwrap();
+        let group = home.enter(1, child.id()).unwrap();
         home.set_deadline(Instant::now() + Duration::from_secs(5));
         let (deadline, groups) = read(home.register().as_fd()).unwrap();
         assert_eq!(*groups, [group.pid]);
@@ -212,7 +213,7 @@ mod tests {
         assert_eq!(read(home.register().as_fd()).unwrap(), (deadline, groups), "nothing else was written");
         assert!((4_000_000_000..=5_000_000_000).contains(&(deadline - monotonic())));
         drop(group);
-        assert!(!child.wait().await.unwrap().success(), "it was killed");
+        assert!(!child.wait().unwrap().success(), "it was killed");
         assert_eq!(read(home.register().as_fd()).unwrap().1, []);
     }
 

@@ -11,13 +11,15 @@ pub(crate) mod pod;
 mod process;
 mod progress;
 pub(super) mod resident;
+mod runner;
 mod tail;
+mod watch;
 
-use std::{process::ExitStatus, sync::Arc, time::Duration};
+use std::{io, process::ExitStatus, sync::Arc, time::Duration};
 
 use serde_json::value::RawValue;
 
-use self::{files::Files, home::Home, orders::Orders};
+use self::{files::Files, home::Home, orders::Orders, runner::Runner};
 use crate::{ClaimedJob, Failure, Session};
 
 /// Of a result, in bytes.
@@ -98,13 +100,14 @@ pub(super) struct Slot {
     number: usize,
     home: Arc<Home>,
     runs: u64,
+    runner: Option<Runner>,
     handler: Option<resident::Handler>,
     starts: resident::Starts,
 }
 
 impl Slot {
     pub(super) fn new(number: usize, home: Arc<Home>) -> Slot {
-        Slot { number, home, runs: 0, handler: None, starts: resident::Starts::default() }
+        Slot { number, home, runs: 0, runner: None, handler: None, starts: resident::Starts::default() }
     }
 
     /// What its handler runs, if one waits here.
@@ -122,6 +125,14 @@ impl Slot {
         if let Some(handler) = self.handler.take() {
             handler.retire().await;
         }
+    }
+
+    /// Its thread, from its first command on.
+    fn runner(&mut self) -> io::Result<&Runner> {
+        if self.runner.is_none() {
+            self.runner = Some(Runner::new()?);
+        }
+        Ok(self.runner.as_ref().expect("it was made just now"))
     }
 
     fn files(&mut self) -> Files {
@@ -197,12 +208,12 @@ impl Run {
         failure(if status.code().is_some() { "exit_code" } else { "signal" }, retryable, text)
     }
 
-    fn not_started(&self, error: &std::io::Error) -> Failure {
+    fn not_started(&self, error: &io::Error) -> Failure {
         failure("spawn_failed", true, cannot_start(&self.plan.spec.program, error))
     }
 }
 
-fn cannot_start(program: &str, error: &std::io::Error) -> String {
+fn cannot_start(program: &str, error: &io::Error) -> String {
     use std::io::ErrorKind;
     let why = match error.kind() {
         ErrorKind::NotFound => "command not found; is it in this container, and on its PATH?".to_owned(),
@@ -215,7 +226,7 @@ fn cannot_start(program: &str, error: &std::io::Error) -> String {
     format!("cannot start {program}: {why}")
 }
 
-fn worker_io(error: &std::io::Error) -> Outcome {
+fn worker_io(error: &io::Error) -> Outcome {
     Outcome::Failed(failure("worker_io", true, format!("the worker cannot keep the job's files: {error}")))
 }
 

@@ -1,34 +1,53 @@
 //! The `process` launch: a command in this container per job, in a process group of its own.
 
-use std::{path::Path, process::Stdio, time::Duration};
+use std::{path::Path, process::Stdio, sync::Arc};
 
-use futures_util::future::{FusedFuture, FutureExt};
 use rustix::process::Signal;
-use tokio::process::Child;
 
 use super::{
-    Launch, Outcome, Run, Slot, files::Files, home::Group, orders::Step, progress::Progress, tail::Tail, worker_io,
+    Launch, Outcome, Run, Slot,
+    orders::Step,
+    progress::Progress,
+    runner::{End, Running, Start},
+    worker_io,
 };
-
-/// Grandchildren may hold stderr open; what was written is enough.
-const LAST_WORDS: Duration = Duration::from_millis(200);
 
 pub(super) struct Process;
 
 impl Launch for Process {
     async fn run(slot: &mut Slot, run: &mut Run) -> Outcome {
-        let mut files = slot.files();
-        match start(slot, run, &files).await {
-            Ok((child, group)) => attend(run, &mut files, child, group).await,
-            Err(outcome) => outcome,
+        let progress = Arc::new(Progress::default());
+        let mut running = match start(slot, run, progress.clone()) {
+            Ok(running) => running,
+            Err(error) => return worker_io(&error),
+        };
+        let storing = progress.store(&run.session, &run.job);
+        tokio::pin!(storing);
+        let end = loop {
+            tokio::select! {
+                biased;
+                end = running.end() => break end,
+                step = run.orders.step(false) => running.signal(match step {
+                    Step::Tell | Step::Term => Signal::TERM,
+                    Step::Kill => Signal::KILL,
+                }),
+                () = &mut storing => {}
+            }
+        };
+        progress.finish(storing).await;
+        match (end, run.orders.why()) {
+            (End::NotStarted(error), _) => Outcome::Failed(run.not_started(&error)),
+            (_, Some(why)) => run.ordered(why),
+            (End::Succeeded(result), None) => result.map_or_else(Outcome::Failed, Outcome::Completed),
+            (End::Failed { status, stderr }, None) => Outcome::Failed(run.ended_badly("", status, &stderr)),
+            (End::Unknown(error), None) => worker_io(&error),
         }
     }
 }
 
-async fn start(slot: &Slot, run: &Run, files: &Files) -> Result<(Child, Group), Outcome> {
-    let job = &run.job;
-    let stdin = files.stdin(&job.payload).map_err(|e| worker_io(&e))?;
-    let mut command = slot.home.command(&run.plan.spec);
+fn start(slot: &mut Slot, run: &Run, progress: Arc<Progress>) -> std::io::Result<Running> {
+    let (job, files, home, place) = (&run.job, slot.files(), slot.home.clone(), 2 * slot.number);
+    let mut command = home.command(&run.plan.spec);
     command
         .env("ROWLOCK_JOB_ID", job.id.to_string())
         .env("ROWLOCK_JOB_TYPE", &job.job_type)
@@ -40,52 +59,9 @@ async fn start(slot: &Slot, run: &Run, files: &Files) -> Result<(Child, Group), 
         .env("ROWLOCK_PAYLOAD_FILE", files.payload.as_deref().unwrap_or(Path::new("")))
         .env("ROWLOCK_RESULT_FILE", &files.result)
         .env("ROWLOCK_PROGRESS_FILE", &files.progress)
-        .stdin(stdin)
         // What a job prints belongs to the log, not to the worker's own output.
         .stdout(Stdio::from(std::io::stderr()))
         .stderr(Stdio::piped());
-    slot.home.spawn(2 * slot.number, command).await.map_err(|e| Outcome::Failed(run.not_started(&e)))
-}
-
-async fn attend(run: &mut Run, files: &mut Files, mut child: Child, group: Group) -> Outcome {
-    let (tail, progress) = (Tail::default(), Progress::default());
-    let mut seen = 0;
-    let reading = tail.fill(child.stderr.take().expect("stderr is piped")).fuse();
-    tokio::pin!(reading);
-    let storing = progress.store(&run.session, &run.job);
-    tokio::pin!(storing);
-    let status = {
-        let following = files.follow(&mut seen, &progress);
-        tokio::pin!(following);
-        loop {
-            tokio::select! {
-                biased;
-                status = child.wait() => break status,
-                step = run.orders.step(false) => match step {
-                    Step::Tell | Step::Term => group.signal(Signal::TERM),
-                    Step::Kill => group.signal(Signal::KILL),
-                },
-                () = &mut reading => {}
-                () = &mut following => {}
-                () = &mut storing => {}
-            }
-        }
-    };
-    // Whatever the command left running does not outlive the job.
-    drop(group);
-    files.last_look(&mut seen, &progress);
-    progress.finish(storing).await;
-    if let Some(why) = run.orders.why() {
-        return run.ordered(why);
-    }
-    match status {
-        Ok(status) if status.success() => files.result().map_or_else(Outcome::Failed, Outcome::Completed),
-        Ok(status) => {
-            if !reading.is_terminated() {
-                let _ = tokio::time::timeout(LAST_WORDS, reading).await;
-            }
-            Outcome::Failed(run.ended_badly("", status, &tail.text()))
-        }
-        Err(e) => worker_io(&e),
-    }
+    let payload = job.payload.clone();
+    Ok(slot.runner()?.start(Start { command, payload, files, home, place, progress }))
 }

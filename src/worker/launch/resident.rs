@@ -1,6 +1,7 @@
 //! The `resident` launch: a handler per slot, kept alive from job to job.
 
 use std::{
+    io,
     process::Stdio,
     sync::Arc,
     time::{Duration, Instant},
@@ -10,13 +11,13 @@ use futures_util::FutureExt;
 use rustix::process::Signal;
 use tokio::{
     io::AsyncWriteExt,
-    process::{Child, ChildStdin, ChildStdout},
+    process::{Child, ChildStdin, ChildStdout, Command},
 };
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
     Launch, Outcome, Run, Slot, Spec,
-    home::Group,
+    home::{Group, Home},
     lines::{Lines, Said, cancel_line, job_line, understand},
     orders::Step,
     progress::Progress,
@@ -127,7 +128,7 @@ async fn ready(slot: &mut Slot, run: &mut Run) -> Result<Handler, Outcome> {
 async fn start(slot: &mut Slot, run: &Run) -> Result<Handler, Outcome> {
     let mut command = slot.home.command(&run.plan.spec);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let (mut child, group) = slot.home.spawn(2 * slot.number + 1, command).await.map_err(|e| {
+    let (mut child, group) = spawn(slot.home.clone(), 2 * slot.number + 1, command.into()).await.map_err(|e| {
         slot.starts.failed(Instant::now());
         Outcome::Failed(run.not_started(&e))
     })?;
@@ -145,6 +146,18 @@ async fn start(slot: &mut Slot, run: &Run) -> Result<Handler, Outcome> {
         reading,
         proven: false,
     })
+}
+
+/// On a thread that may wait: a start lasts until the child has become its command, and the loop and its
+/// connection would stand behind every start of a batch. Given up on, the process ends with the answer.
+async fn spawn(home: Arc<Home>, place: usize, mut command: Command) -> io::Result<(Child, Group)> {
+    command.kill_on_drop(true);
+    let started = tokio::task::spawn_blocking(move || {
+        let child = command.spawn()?;
+        let group = home.enter(place, child.id().unwrap_or_default())?;
+        Ok((child, group))
+    });
+    started.await?
 }
 
 impl Handler {
