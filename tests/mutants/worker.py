@@ -119,9 +119,14 @@ MUTANTS = [
         "it", "worker_resident::a_second_answer_is_not_taken_for_the_next_job",
     ),
     Mutant(
-        "the payload of the job before", "src/worker/launch/files.rs",
-        "Ok(stdin) if stdin.metadata()?.ino() == self.inode => Ok(Some(stdin)),", "Ok(stdin) => Ok(Some(stdin)),",
-        "lib", "worker::launch::files::tests::each_job_reads_its_own_payload_whatever_the_one_before_did_to_the_file",
+        "a signal to a command that is being started is lost", "src/worker/launch/runner.rs",
+        "Stage::Starting(signals) => signals.push(signal),", "Stage::Starting(_) => {}",
+        "lib", "worker::launch::runner::tests::a_signal_reaches_a_command_that_is_being_started",
+    ),
+    Mutant(
+        "a command that is given up on lives on", "src/worker/launch/runner.rs",
+        "    fn drop(&mut self) {\n        self.signal(Signal::KILL);", "    fn drop(&mut self) {",
+        "lib", "worker::launch::runner::tests::a_command_that_is_given_up_on_is_killed_and_its_thread_goes_on",
     ),
 ]
 
