@@ -96,7 +96,7 @@ pub(super) async fn live(
         beats,
         draining: None,
         told_at: asked,
-        enough: (thread::available_parallelism().map_or(1, usize::from) + 1).min(options.concurrency / 2),
+        enough: (2 * thread::available_parallelism().map_or(1, usize::from)).min(options.concurrency / 2),
         empty_since: None,
         killed: false,
         summary,

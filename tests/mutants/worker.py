@@ -116,7 +116,7 @@ MUTANTS = [
     Mutant(
         "the answer of another job counts", "src/worker/launch/lines.rs",
         "if answer.job_id.is_some_and(|id| id != job) {", "if false {",
-        "it", "worker_resident::a_second_answer_is_not_taken_for_the_next_job",
+        "lib", "worker::launch::lines::tests::answers_are_ends_and_one_of_another_job_is_stale",
     ),
     Mutant(
         "a signal to a command that is being started is lost", "src/worker/launch/runner.rs",
