@@ -16,6 +16,8 @@ ROWLOCK := target/release/rowlock
 # For the other machines: make image STATIC=aarch64-unknown-linux-musl, with gcc-aarch64-linux-gnu installed.
 STATIC ?= x86_64-unknown-linux-musl
 STATIC_CC := $(if $(filter x86_64-%,$(STATIC)),musl-gcc,$(firstword $(subst -, ,$(STATIC)))-linux-gnu-gcc)
+# How it is compiled; quick is for tests.
+PROFILE ?= release
 # The image's name, and the archive it is written to.
 IMAGE ?= rowlock.test/rowlock:dev
 OUT ?= target/rowlock-image.tar
@@ -35,8 +37,8 @@ static: ## Build it without any library, for any container: target/x86_64-unknow
 	@scripts/setup.sh --static
 	@rustup target add $(STATIC) 2>/dev/null
 	@CC_$(subst -,_,$(STATIC))=$(STATIC_CC) $(if $(filter x86_64-%,$(STATIC)),,CARGO_TARGET_$(subst -,_,$(shell tr a-z A-Z <<<$(STATIC)))_LINKER=rust-lld) \
-	  $(CARGO) build --locked --release --features cli --target $(STATIC) -j $(JOBS)
-	@if [[ $(STATIC) == $$(uname -m)-* ]]; then tests/static.sh target/$(STATIC)/release/rowlock; fi
+	  $(CARGO) build --locked --profile $(PROFILE) --features cli --target $(STATIC) -j $(JOBS)
+	@if [[ $(STATIC) == $$(uname -m)-* ]]; then tests/static.sh target/$(STATIC)/$(PROFILE)/rowlock; fi
 
 image: static ## Build a container image without a container engine (IMAGE=name:tag OUT=archive)
 	@VERSION=$$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1) \
@@ -47,11 +49,14 @@ image: static ## Build a container image without a container engine (IMAGE=name:
 demo: build ## Run real jobs over the files of a directory (DIR=.) and check every result
 	@scripts/demo.sh "$$DIR"
 
-test: ## Set up, lint, and run every test against a real Postgres
+test: ## Set up, lint, run every test against a real Postgres, and most of those on a real Kubernetes
 	@scripts/setup.sh --test
 	@$(MAKE) lint features
 	$(CARGO) test --locked --all-features --no-fail-fast -j $(JOBS)
-	@printf '%s\n' '' "*** Nothing ran on a Kubernetes cluster here: that is make test-cluster." '' >&2
+	@why=$$(tests/cluster/missing); \
+	if [[ -n $${KUBECONFIG:-} || -z $$why ]]; then \
+	  $(MAKE) static PROFILE=quick; tests/cluster/test --short target/$(STATIC)/quick/rowlock; \
+	else printf '%s\n' '' "*** Nothing ran on a Kubernetes cluster here: $$why. Give one by KUBECONFIG." '' >&2; fi
 
 # cgroup v1, Debian, root and Go bring a cluster up in ten minutes the first time, in ten seconds after that.
 test-cluster: static ## The tests that need a Kubernetes cluster: a given KUBECONFIG's, or one that is brought up here
