@@ -2,35 +2,16 @@
 # Sourced by tests/chart/cluster: examples/kubernetes, in an image that knows nothing of Rowlock and has no shell, and
 # what a worker that makes Pods may do.
 
-# Types of the test's own: what a job's surroundings are, and one that does not end.
+# Types of the test's own: what there is around a job, as a command and in a Pod, and one that does not end.
 own_types() {
+  local look='import json, os; open(os.environ["ROWLOCK_RESULT_FILE"], "w").write(json.dumps({"uid": os.getuid(), "found": [f for f in ["/bin/sh", "/rowlock", "/var/run/secrets/kubernetes.io"] if os.path.exists(f)]}))'
+  local endless='import os, time; print("said", flush=True); open(os.environ["ROWLOCK_PROGRESS_FILE"], "a").write("half way\n"); time.sleep(600)'
+  local pod="queue: sums-in-pods, launch: pod, image: '$PYTHON_IMAGE', pod_template: {spec: {securityContext: {runAsUser: 65532}}}"
   cat <<END
 types:
-  - &look
-    name: look
-    queue: sums
-    command:
-      - python3
-      - -c
-      - |
-        import json, os
-        seen = {"uid": os.getuid(), "shell": os.path.exists("/bin/sh"), "program": os.path.exists("/rowlock"),
-                "token": os.path.exists("/var/run/secrets/kubernetes.io/serviceaccount/token")}
-        open(os.environ["ROWLOCK_RESULT_FILE"], "w").write(json.dumps(seen))
-  - {<<: *look, name: look_pod, queue: sums-in-pods, launch: pod, image: "$PYTHON_IMAGE", pod_template: &user {spec: {securityContext: {runAsUser: 65532}}}}
-  - name: endless
-    queue: sums-in-pods
-    launch: pod
-    image: $PYTHON_IMAGE
-    pod_template: *user
-    command:
-      - python3
-      - -c
-      - |
-        import os, time
-        print("said", flush=True)
-        open(os.environ["ROWLOCK_PROGRESS_FILE"], "a").write("half way\n")
-        time.sleep(600)
+  - {name: look, queue: sums, command: [python3, -c, '$look']}
+  - {name: look_pod, $pod, command: [python3, -c, '$look']}
+  - {name: endless, $pod, command: [python3, -c, '$endless']}
 END
 }
 
@@ -67,11 +48,11 @@ workers() {
   ok "a command in the image has the result" gives sum "$numbers" '{"sum": 42}'
   ok "and so has a handler that stays" gives sum_resident "$numbers" '{"sum": 42}'
   ok "a wrong payload is the command's to refuse" fails sum '{"numbers": "none"}' 'expected a list of numbers'
-  ok "a job runs as the Pod's user, in an image with neither shell nor program" gives look '{}' '{"uid": 65532, "shell": false, "program": false, "token": false}'
+  ok "the job's image has no user, no shell, no program, and its Pod no token" gives look '{}' '{"uid": 65532, "found": []}'
 
   job=$(plugin -n $sums enqueue endless -o name)
   ok "a Pod of a job has the result" gives sum_pod "$numbers" '{"sum": 42}'
-  ok "it has no token" gives look_pod '{}' '{"uid": 65532, "shell": false, "program": false, "token": false}'
+  ok "and no token" gives look_pod '{}' '{"uid": 65532, "found": []}'
   ok "a wrong payload is refused there, too" fails sum_pod '{"numbers": "none"}' 'expected a list of numbers'
   wait_for 60 "progress, by the Pod's log" is "half way" progress "$job"
   ok "the Pod's log can be read" test "$(plugin -n $sums jobs logs "$job")" = said
