@@ -8,48 +8,34 @@ rendered() {
 }
 part() { kubectl annotate --local -f "$work/$1.yaml" a=b -o jsonpath="{$2}"; }
 
-# prometheus_config: a ConfigMap's files. JSON is YAML.
-prometheus_config() {
+# scraped: a Service without an address for what the monitor selects, so that DNS names each Pod. That is how it is found:
+# Debian builds Prometheus without a client of Kubernetes.
+scraped() {
   local labels
   labels=$(part monitor .spec.selector.matchLabels | python3 -c 'import json, sys
 print(",".join(f"{k}={v}" for k, v in json.load(sys.stdin).items()))')
-  part rules .spec >"$work/rules.yml"
-  cat >"$work/prometheus.yml" <<END
+  kubectl -n $ns get service -l "$labels" -o json | python3 -c 'import json, sys
+[service] = json.load(sys.stdin)["items"]
+spec = {"clusterIP": "None", "selector": service["spec"]["selector"], "ports": service["spec"]["ports"]}
+print(json.dumps({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "scraped"}, "spec": spec}))'
+}
+# prometheus_config: JSON is YAML.
+prometheus_config() {
+  cat <<END
 {"global": {"evaluation_interval": "1s"}, "rule_files": ["/config/rules.yml"], "scrape_configs": [{
   "job_name": "rowlock", "metrics_path": "$(part monitor '.spec.endpoints[0].path')",
   "scrape_interval": "$(part monitor '.spec.endpoints[0].interval')", "scrape_timeout": "1s",
-  "kubernetes_sd_configs": [{"role": "endpointslice", "namespaces": {"names": ["$ns"]},
-    "selectors": [{"role": "endpointslice", "label": "$labels"}]}],
-  "relabel_configs": [
-    {"action": "keep", "source_labels": ["__meta_kubernetes_endpointslice_port_name"], "regex": "$(part monitor '.spec.endpoints[0].port')"},
-    {"source_labels": ["__meta_kubernetes_namespace"], "target_label": "namespace"},
-    {"source_labels": ["__meta_kubernetes_pod_name"], "target_label": "pod"}]}]}
+  "dns_sd_configs": [{"names": ["_$(part monitor '.spec.endpoints[0].port')._tcp.scraped.$ns.svc"], "refresh_interval": "1s"}],
+  "relabel_configs": [{"target_label": "namespace", "replacement": "$ns"}]}]}
 END
 }
-
 prometheus_pod() {
   cat <<END
-apiVersion: v1
-kind: ServiceAccount
-metadata: {name: prometheus}
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: Role
-metadata: {name: prometheus}
-rules:
-  - {apiGroups: ["", discovery.k8s.io], resources: [pods, services, endpointslices], verbs: [list, watch]}
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: RoleBinding
-metadata: {name: prometheus}
-roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: prometheus}
-subjects: [{kind: ServiceAccount, name: prometheus}]
----
 apiVersion: v1
 kind: Pod
 metadata: {name: prometheus}
 spec:
-  serviceAccountName: prometheus
+  automountServiceAccountToken: false
   securityContext: {runAsNonRoot: true, runAsUser: 65532, fsGroup: 65532, seccompProfile: {type: RuntimeDefault}}
   containers:
     - name: prometheus
@@ -84,7 +70,9 @@ prometheus() {
   local began firing='ALERTS{alertstate="firing"'
   rendered monitor serviceMonitor.enabled=true,serviceMonitor.interval=1s
   rendered rules prometheusRule.enabled=true
-  prometheus_config
+  part rules .spec >"$work/rules.yml"
+  prometheus_config >"$work/prometheus.yml"
+  scraped | kubectl -n $ns apply -f - >/dev/null
   kubectl -n $ns create configmap prometheus --from-file="$work/prometheus.yml" --from-file="$work/rules.yml" >/dev/null
   prometheus_pod | kubectl -n $ns apply -f - >/dev/null
   wait_for 60 "Prometheus" kubectl -n $ns wait --for condition=Ready pod/prometheus --timeout 5s
