@@ -60,6 +60,7 @@ test: ## Set up, lint, run every test against a real Postgres, and most of those
 
 # cgroup v1, Debian, root and Go bring a cluster up in ten minutes the first time, in ten seconds after that.
 test-cluster: static ## The tests that need a Kubernetes cluster: a given KUBECONFIG's, or one that is brought up here
+	@scripts/setup.sh --test
 	@tests/chart/check
 	@tests/cluster/test target/$(STATIC)/release/rowlock
 

@@ -23,6 +23,13 @@ none() {
   said=$("$@" 2>/dev/null || :)
   [ -z "$said" ] || { echo "expected nothing, got: $said"; return 1; }
 }
+# not_forbidden NAMESPACE SELECTOR: nothing in the logs of these Pods, and they have said something.
+not_forbidden() {
+  local log
+  log=$(kubectl -n "$1" logs -l "$2" --tail=-1)
+  [ -n "$log" ] || { echo "no log"; return 1; }
+  none grep -i forbidden <<<"$log"
+}
 # wait_for SECONDS WHAT COMMAND...: until it succeeds; else that is the end.
 wait_for() {
   local deadline=$((SECONDS + $1)) what=$2

@@ -13,11 +13,12 @@
 {{- end }}
 {{- end }}
 
-{{/* What never changes in the life of a release. Argument: [root, component] */}}
+{{/* What never changes in the life of a release. A name may look like a number: toYaml quotes it then.
+     Argument: [root, component] */}}
 {{- define "rowlock.selector" -}}
 {{- $root := index . 0 -}}
 app.kubernetes.io/name: {{ include "rowlock.name" $root }}
-app.kubernetes.io/instance: {{ $root.Release.Name }}
+app.kubernetes.io/instance: {{ toYaml $root.Release.Name }}
 app.kubernetes.io/component: {{ index . 1 }}
 {{- end }}
 
@@ -38,7 +39,7 @@ helm.sh/chart: {{ printf "%s-%s" $root.Chart.Name $root.Chart.Version | replace 
 {{- define "rowlock.metadata" -}}
 {{- $root := index . 0 -}}
 name: {{ include "rowlock.fullname" $root }}{{ index . 2 }}
-namespace: {{ $root.Release.Namespace }}
+namespace: {{ toYaml $root.Release.Namespace }}
 labels:
   {{- include "rowlock.labels" (list $root (index . 1)) | nindent 2 }}
   {{- if gt (len .) 4 }}
