@@ -9,6 +9,7 @@ mod bursts;
 mod catalog;
 mod deaths;
 mod lab;
+mod ledger;
 mod many;
 mod pods;
 mod pods_causes;
