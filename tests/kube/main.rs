@@ -13,6 +13,7 @@ mod harness;
 mod lab;
 mod ledger;
 mod many;
+mod node;
 mod pods;
 mod pods_causes;
 mod proxy;
