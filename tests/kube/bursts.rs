@@ -57,13 +57,7 @@ async fn bursts_by_sql_bring_workers_at_once_and_then_they_go() {
         "0 -> {most:?} -> 0; the scale patch was seen {:?} (median), {:?} (p99) after the commit",
         rises[5], rises[9]
     );
-    let odd: i64 =
-        lab.one("SELECT count(*) FROM rowlock.history WHERE status <> 'completed' OR attempts > 0", &[]).await;
-    assert_eq!(
-        (odd, lab.one::<i64>("SELECT count(*) FROM rowlock.history", &[]).await),
-        (0, jobs),
-        "none lost, none doubled"
-    );
+    lab.ledger.judge(&lab, jobs).await;
     let events = lab.api::<Event>().list(&ListParams::default()).await.unwrap();
     let told = |reason: &str| events.iter().filter(|e| e.reason.as_deref() == Some(reason)).count();
     println!("Events: {} ScalingOut, {} ScalingIn", told("ScalingOut"), told("ScalingIn"));

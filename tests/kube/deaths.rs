@@ -6,7 +6,11 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::{DeleteParams, EvictParams};
 use serde_json::json;
 
-use crate::lab::{Lab, eventually, within};
+use crate::{
+    harness::Harness,
+    lab::{Lab, eventually, within},
+    pods::job,
+};
 
 const PROMPT: Duration = Duration::from_secs(2);
 
@@ -89,4 +93,40 @@ async fn a_worker_that_is_killed_for_its_memory_gives_its_jobs_back() {
     assert!(shown.elapsed() <= PROMPT);
     let consumed: i64 = lab.one("SELECT count(*) FROM rowlock.jobs WHERE attempts > 0", &[]).await;
     assert_eq!(consumed, 0, "no attempt is consumed");
+}
+
+/// What is killed is the job, which is the largest process: a failure of its own, which leaves the worker as it is. Where
+/// the kubelet has all of a container killed (cgroup v2), it would be the worker's death.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_that_is_killed_for_its_memory_consumes_an_attempt_and_its_worker_lives() {
+    let Some(_cgroup_v1) = Harness::find() else { return };
+    let lab = Lab::new("oom-job").await;
+    let command = ["/job", "0", "once", "eat", &format!("ledger={}", lab.ledger.address)];
+    let row = json!({"name": "eat", "launch": "process", "command": command, "max_retries": 1});
+    lab.sql.query("SELECT rowlock.put_job_type($1)", &[&row]).await.unwrap();
+    lab.job_type("t", 10_000, true).await;
+    lab.deployment("mail", "default", 2, json!({"rowlock.dev/pin-replicas": "1"}), "96Mi").await;
+    let _controller = lab.controller(None, "rowlock=debug");
+    eventually("a worker is there", || async { lab.workers().await == 1 }).await;
+    let worker = || lab.one::<String>("SELECT max(identity) FROM rowlock.workers", &[]);
+    let before = worker().await;
+    lab.sql.query("SELECT rowlock.enqueue('t')", &[]).await.unwrap();
+    let id = lab.one("SELECT id FROM rowlock.enqueue('eat')", &[]).await;
+    eventually("it has failed", || async { job(&lab, id).await.status == rowlock::Status::Failed }).await;
+    let failed = job(&lab, id).await;
+    let reason: String = lab.one("SELECT reason FROM rowlock.history WHERE id = $1", &[&id]).await;
+    let runs = lab.ledger.runs_of(id);
+    println!(
+        "a command killed for its memory: {reason}, attempts = {}, {} runs: {:?}",
+        failed.attempts,
+        runs.len(),
+        failed.error
+    );
+    assert_eq!((&*reason, failed.attempts, runs.len()), ("signal", 1, 2));
+    let done = "SELECT count(*) FROM rowlock.history WHERE type = 't' AND status = 'completed' AND attempts = 0";
+    eventually("the job beside it is done", || async { lab.one::<i64>(done, &[]).await == 1 }).await;
+    assert_eq!(worker().await, before, "the same worker lives");
+    let pods = lab.pods().await;
+    let restarts = pods[0].status.as_ref().unwrap().container_statuses.as_ref().unwrap()[0].restart_count;
+    assert_eq!((pods.len(), restarts), (1, 0));
 }

@@ -25,6 +25,8 @@ use serde_json::{Value, json};
 use tokio_postgres::{NoTls, types::ToSql};
 use uuid::Uuid;
 
+use crate::ledger::Ledger;
+
 pub const IMAGE: &str = "rowlock.test/rowlock-kube:dev";
 /// No wait is longer, on a machine that others use too.
 pub const PATIENCE: Duration = Duration::from_secs(90);
@@ -60,6 +62,7 @@ pub struct Lab {
     pub sql: tokio_postgres::Client,
     pub client: Client,
     pub queue: JobQueue,
+    pub ledger: Ledger,
 }
 
 pub struct Controller {
@@ -80,6 +83,11 @@ impl Drop for Lab {
         let args = ["delete", "namespace", &self.namespace, "--wait=false"];
         let _ = Command::new("kubectl").args(args).stdout(Stdio::null()).status();
     }
+}
+
+/// An optimized one, where speed is measured.
+pub fn program() -> String {
+    std::env::var("ROWLOCK_TEST_PROGRAM").unwrap_or_else(|_| env!("CARGO_BIN_EXE_rowlock").into())
 }
 
 fn kubectl(args: &[&str]) -> String {
@@ -127,15 +135,14 @@ impl Lab {
         queue.migrate().await.unwrap();
         let (sql, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
         tokio::spawn(connection);
-        Lab { namespace, kubeconfig, url, pods_url, sql, client, queue }
+        let ledger = Ledger::open(host).await;
+        Lab { namespace, kubeconfig, url, pods_url, sql, client, queue, ledger }
     }
 
     /// Starts one, with this kubeconfig or the usual one.
     pub fn controller(&self, kubeconfig: Option<&std::path::Path>, log: &str) -> Controller {
         let file = std::env::temp_dir().join(format!("{}.log", self.namespace));
-        // An optimized one, where speed is measured.
-        let program = std::env::var("ROWLOCK_TEST_PROGRAM").unwrap_or_else(|_| env!("CARGO_BIN_EXE_rowlock").into());
-        let mut command = Command::new(program);
+        let mut command = Command::new(program());
         command.args(["controller", "--http=127.0.0.1:0", "--log-format=text", "-n", &self.namespace]);
         command.arg("--kubeconfig").arg(kubeconfig.unwrap_or(&self.kubeconfig));
         let to = File::create(&file).unwrap();
@@ -165,7 +172,8 @@ impl Lab {
         let field = |path: &str| json!({"fieldRef": {"fieldPath": path}});
         let container = json!({
             "name": "worker", "image": IMAGE,
-            "args": ["worker", format!("--queue={queue}"), format!("--concurrency={slots}"), "--http=127.0.0.1:9464"],
+            "args": ["worker", format!("--queue={queue}"), format!("--concurrency={slots}"), "--http=127.0.0.1:9464",
+                     "--grace=15s"],
             "env": [
                 {"name": "DATABASE_URL", "value": self.pods_url},
                 {"name": "POD_NAME", "valueFrom": field("metadata.name")},
@@ -189,6 +197,12 @@ impl Lab {
         self.api::<Deployment>().create(&PostParams::default(), &object).await.unwrap();
     }
 
+    /// Changes what a Deployment's Pods will be.
+    pub async fn patch_pods(&self, deployment: &str, spec: Value) {
+        let patch = Patch::Merge(json!({"spec": {"template": {"spec": spec}}}));
+        self.api::<Deployment>().patch(deployment, &PatchParams::default(), &patch).await.unwrap();
+    }
+
     pub async fn annotate(&self, deployment: &str, annotations: Value) {
         let patch = Patch::Merge(json!({"metadata": {"annotations": annotations}}));
         self.api::<Deployment>().patch_metadata(deployment, &PatchParams::default(), &patch).await.unwrap();
@@ -196,7 +210,7 @@ impl Lab {
 
     /// A type whose jobs take so long, in a handler or as a command.
     pub async fn job_type(&self, name: &str, milliseconds: u32, once: bool) {
-        let mut command = vec!["/job".to_owned(), milliseconds.to_string()];
+        let mut command = vec!["/job".to_owned(), milliseconds.to_string(), format!("ledger={}", self.ledger.address)];
         if once {
             command.push("once".into());
         }

@@ -18,7 +18,7 @@ use kube::{
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::lab::{Lab, within};
+use crate::lab::{Lab, program, within};
 
 pub const IMAGE: &str = "rowlock.test/rowlock-pods:dev";
 pub const PATIENCE: Duration = Duration::from_secs(120);
@@ -30,7 +30,7 @@ impl Worker {
     pub fn start(lab: &Lab, slots: u32, more: &[&str]) -> Worker {
         let log = File::create(std::env::temp_dir().join(format!("{}.worker.{}.log", lab.namespace, Uuid::now_v7())))
             .unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_rowlock"))
+        let child = Command::new(program())
             .args(["worker", "--launch=pod", "--http=127.0.0.1:0", "--log-format=text", "-n", &lab.namespace])
             .args([&format!("--pod-image={IMAGE}"), &format!("--concurrency={slots}")])
             .args(more)
@@ -89,15 +89,18 @@ async fn nothing_left(lab: &Lab) -> Duration {
     .await
 }
 
+/// The UIDs of each job's Pods.
+pub type PodsOfJobs = BTreeMap<String, BTreeSet<String>>;
+
 /// Which Pods there were, by job, and the most at once; looked at until it is dropped.
-struct Census {
-    seen: Arc<Mutex<(BTreeMap<String, BTreeSet<String>>, usize)>>,
+pub struct Census {
+    seen: Arc<Mutex<(PodsOfJobs, usize)>>,
     task: tokio::task::JoinHandle<()>,
 }
 
 impl Census {
-    fn start(lab: &Lab) -> Census {
-        let seen = Arc::new(Mutex::new((BTreeMap::<String, BTreeSet<String>>::new(), 0)));
+    pub fn start(lab: &Lab) -> Census {
+        let seen = Arc::new(Mutex::new((PodsOfJobs::new(), 0)));
         let (pods, kept) = (lab.api::<Pod>(), seen.clone());
         let task = tokio::spawn(async move {
             loop {
@@ -117,6 +120,10 @@ impl Census {
             }
         });
         Census { seen, task }
+    }
+
+    pub fn pods(&self) -> PodsOfJobs {
+        self.seen.lock().unwrap().0.clone()
     }
 }
 
@@ -149,10 +156,7 @@ async fn two_hundred_jobs_twenty_pods_at_a_time_where_only_restricted_pods_may_b
         lab.one("SELECT count(*) FROM rowlock.history WHERE status = 'completed' AND result = payload", &[]).await;
     assert_eq!(right, 200);
     let left = nothing_left(&lab).await;
-    let (pods, most) = {
-        let seen = census.seen.lock().unwrap();
-        (seen.0.clone(), seen.1)
-    };
+    let (pods, most) = (census.pods(), census.seen.lock().unwrap().1);
     assert!(most <= 20, "{most} Pods at once");
     assert!(pods.values().all(|uids| uids.len() == 1), "a job had two Pods");
     println!(
@@ -183,7 +187,7 @@ async fn a_killed_workers_pods_are_adopted_and_none_runs_twice() {
     .await;
     let took = killed.elapsed();
     nothing_left(&lab).await;
-    let pods = census.seen.lock().unwrap().0.clone();
+    let pods = census.pods();
     assert_eq!(pods.len(), 6);
     assert!(pods.values().all(|uids| uids.len() == 1), "{pods:?}");
     println!(
@@ -226,7 +230,7 @@ async fn the_largest_payload_comes_back_progress_is_seen_and_logs_are_read() {
     let id = enqueue(&lab, "echo", json!({"a": text})).await;
     let _worker = Worker::start(&lab, 1, &[]);
     within("progress is stored", PATIENCE, async || job(&lab, id).await.progress == Some(json!("half way"))).await;
-    let logs = Command::new(env!("CARGO_BIN_EXE_rowlock"))
+    let logs = Command::new(program())
         .args(["jobs", "logs", &id.to_string(), "-n", &lab.namespace])
         .env("DATABASE_URL", &lab.url)
         .output()

@@ -1,15 +1,24 @@
 //! Each way in which a Pod can end has its own reason.
 
-use std::time::{Duration, Instant};
+use std::{
+    process::Command,
+    time::{Duration, Instant},
+};
 
-use k8s_openapi::api::core::v1::{Pod, ResourceQuota};
-use kube::api::{DeleteParams, EvictParams, PostParams};
+use k8s_openapi::api::{
+    core::v1::{Pod, ResourceQuota},
+    scheduling::v1::PriorityClass,
+};
+use kube::{
+    Api,
+    api::{DeleteParams, EvictParams, PostParams},
+};
 use serde_json::json;
 use uuid::Uuid;
 
 use crate::{
     lab::{Lab, within},
-    pods::{IMAGE, PATIENCE, Worker, enqueue, job, restricted, shell},
+    pods::{Census, IMAGE, PATIENCE, Worker, enqueue, job, restricted, shell},
 };
 
 /// The reason with which a job failed, or was handed back.
@@ -27,7 +36,7 @@ async fn reason(lab: &Lab, id: Uuid) -> Option<String> {
     Some(handed_back.split(':').next()?.to_owned())
 }
 
-async fn expect(lab: &Lab, id: Uuid, want: &str) {
+pub async fn expect(lab: &Lab, id: Uuid, want: &str) {
     let started = Instant::now();
     within(&format!("{want} is told"), PATIENCE, async || reason(lab, id).await.is_some()).await;
     assert_eq!(reason(lab, id).await.unwrap(), want, "{:?}", job(lab, id).await.error);
@@ -44,11 +53,15 @@ async fn each_cause_has_its_own_reason() {
     let huge = json!({"requests": {"cpu": "1000"}});
     let secret = json!({"TOKEN": {"from_secret": {"name": "none", "key": "k"}}});
     let host = json!({"spec": {"hostNetwork": true}});
+    let disk = json!({"requests": {"cpu": "5m"}, "limits": {"memory": "64Mi", "ephemeral-storage": "8Mi"}});
+    // Into the volume that the result is in.
+    let fill = "/busybox dd if=/dev/zero of=$ROWLOCK_RESULT_FILE.large bs=1M count=32 2>/dev/null; /busybox sleep 100";
     let mut jobs = Vec::new();
     for (want, line, more) in [
         ("exit_code", "echo why >&2; exit 3", json!({})),
         ("signal", "kill -9 $$", json!({})),
         ("oom_killed", "x=aaaaaaaa; while true; do x=$x$x; done", json!({"resources": memory})),
+        ("storage_limit", fill, json!({"resources": disk})),
         ("timeout", "/busybox sleep 100", json!({"timeout": "1 second"})),
         ("timeout", "/busybox sleep 100", json!({"pod_template": {"spec": {"activeDeadlineSeconds": 3}}})),
         ("image_pull", "true", json!({"image": "rowlock.test/none:dev"})),
@@ -69,28 +82,96 @@ async fn each_cause_has_its_own_reason() {
     }
 }
 
+/// Out of memory is the job's own fault: it is retried as it may be, and no more.
 #[tokio::test(flavor = "multi_thread")]
-async fn an_evicted_or_deleted_pod_costs_its_job_no_attempt() {
+async fn a_job_that_is_killed_for_its_memory_has_consumed_an_attempt() {
+    let lab = Lab::new("pods-oom").await;
+    let memory = json!({"requests": {"cpu": "5m", "memory": "8Mi"}, "limits": {"memory": "32Mi"}});
+    shell(&lab, "eat", "x=aaaaaaaa; while true; do x=$x$x; done", json!({"resources": memory, "max_retries": 1})).await;
+    let id = enqueue(&lab, "eat", json!({})).await;
+    let census = Census::start(&lab);
+    let _worker = Worker::start(&lab, 1, &[]);
+    within("it waits for its retry", PATIENCE, async || job(&lab, id).await.attempts == 1).await;
+    let error = job(&lab, id).await.error.unwrap_or_default();
+    assert!(error.contains("out of memory"), "{error}");
+    expect(&lab, id, "oom_killed").await;
+    assert_eq!(job(&lab, id).await.attempts, 1);
+    let pods = census.pods()[&id.to_string()].len();
+    assert_eq!(pods, 2, "a Pod for each run");
+    println!("oom_killed: attempt 0 consumed, retried in another Pod, failed with attempts = 1");
+}
+
+/// Cluster-wide, and so taken away at the end.
+struct Priorities<'a>(&'a Lab);
+
+impl Priorities<'_> {
+    /// Below all that others run, so that nobody else's Pod is ever in their way.
+    async fn new(lab: &Lab) -> Priorities<'_> {
+        let all: Api<PriorityClass> = Api::all(lab.client.clone());
+        for (name, value) in [("low", -20), ("high", -10)] {
+            let name = format!("{}-{name}", lab.namespace);
+            let class = serde_json::from_value(json!({"metadata": {"name": name}, "value": value})).unwrap();
+            all.create(&PostParams::default(), &class).await.unwrap();
+        }
+        Priorities(lab)
+    }
+
+    fn name(&self, which: &str) -> String {
+        format!("{}-{which}", self.0.namespace)
+    }
+}
+
+impl Drop for Priorities<'_> {
+    fn drop(&mut self) {
+        let (low, high) = (self.name("low"), self.name("high"));
+        let _ = Command::new("kubectl").args(["delete", "priorityclass", &low, &high]).status();
+    }
+}
+
+/// One that goes before the job's Pod, on the same node, beside which it will not be.
+async fn preempt(lab: &Lab, victim: &Pod, priority: &str) {
+    let label = json!({"matchLabels": {"preempt": "me"}});
+    let apart = json!([{"labelSelector": label, "topologyKey": "kubernetes.io/hostname"}]);
+    let node = json!([{"key": "metadata.name", "operator": "In", "values": [victim.spec.as_ref().unwrap().node_name]}]);
+    let pod = json!({"metadata": {"name": "first"}, "spec": {
+        "priorityClassName": priority, "terminationGracePeriodSeconds": 0,
+        "containers": [{"name": "c", "image": IMAGE, "command": ["/busybox", "sleep", "3000"]}],
+        "affinity": {
+            "podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": apart},
+            "nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{"matchFields": node}]}},
+        },
+    }});
+    lab.api::<Pod>().create(&PostParams::default(), &serde_json::from_value(pod).unwrap()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_evicted_preempted_or_deleted_pod_costs_its_job_no_attempt() {
     let lab = Lab::new("pods-evict").await;
+    let priorities = Priorities::new(&lab).await;
+    let pod = json!({"metadata": {"labels": {"preempt": "me"}}, "spec": {"priorityClassName": priorities.name("low")}});
     // Even one that ends with 0 when it is told to end has not succeeded.
-    shell(&lab, "slow", "trap 'exit 0' TERM; /busybox sleep 3000 & wait", json!({})).await;
+    let slow = "trap 'exit 0' TERM; /busybox sleep 3000 & wait";
+    shell(&lab, "slow", slow, json!({"pod_template": pod})).await;
     let _worker = Worker::start(&lab, 2, &["--grace=5s"]);
-    for (want, evict) in [("evicted", true), ("pod_deleted", false)] {
+    for want in ["evicted", "preempted", "pod_deleted"] {
         let id = enqueue(&lab, "slow", json!({})).await;
         let name = format!("rowlock-job-{id}");
         let pods = lab.api::<Pod>();
         let running = |p: Option<Pod>| p.and_then(|p| p.status).and_then(|s| s.phase).as_deref() == Some("Running");
         within("its Pod runs", PATIENCE, async || running(pods.get_opt(&name).await.unwrap())).await;
-        let uid = pods.get(&name).await.unwrap().metadata.uid;
-        if evict {
-            pods.evict(&name, &EvictParams::default()).await.unwrap();
-        } else {
-            pods.delete(&name, &DeleteParams::default()).await.unwrap();
+        let before = pods.get(&name).await.unwrap();
+        match want {
+            "evicted" => drop(pods.evict(&name, &EvictParams::default()).await.unwrap()),
+            "preempted" => preempt(&lab, &before, &priorities.name("high")).await,
+            _ => drop(pods.delete(&name, &DeleteParams::default()).await.unwrap()),
         }
         expect(&lab, id, want).await;
+        if want == "preempted" {
+            pods.delete("first", &DeleteParams::default()).await.unwrap();
+        }
         let again = within("it runs again in another Pod", PATIENCE, async || {
             let pod = pods.get_opt(&name).await.unwrap();
-            pod.as_ref().is_some_and(|p| p.metadata.uid != uid) && running(pod)
+            pod.as_ref().is_some_and(|p| p.metadata.uid != before.metadata.uid) && running(pod)
         })
         .await;
         assert_eq!(job(&lab, id).await.attempts, 0);
