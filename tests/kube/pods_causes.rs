@@ -1,7 +1,7 @@
 //! Each way in which a Pod can end has its own reason.
 
 use std::{
-    process::Command,
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -124,7 +124,8 @@ impl Priorities<'_> {
 impl Drop for Priorities<'_> {
     fn drop(&mut self) {
         let (low, high) = (self.name("low"), self.name("high"));
-        let _ = Command::new("kubectl").args(["delete", "priorityclass", &low, &high]).status();
+        let args = ["delete", "priorityclass", &low, &high];
+        let _ = Command::new("kubectl").args(args).stdout(Stdio::null()).status();
     }
 }
 
