@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use tokio::sync::watch;
 
 /// Why a job is to end.
@@ -37,6 +38,16 @@ pub(super) enum Step {
     Tell,
     Term,
     Kill,
+}
+
+impl Step {
+    /// For a process that hears no word.
+    pub(super) fn signal(self) -> Signal {
+        match self {
+            Step::Tell | Step::Term => Signal::TERM,
+            Step::Kill => Signal::KILL,
+        }
+    }
 }
 
 /// What was done to it so far.

@@ -2,11 +2,8 @@
 
 use std::{path::Path, process::Stdio, sync::Arc};
 
-use rustix::process::Signal;
-
 use super::{
     Launch, Outcome, Run, Slot,
-    orders::Step,
     progress::Progress,
     runner::{End, Running, Start},
     worker_io,
@@ -27,10 +24,7 @@ impl Launch for Process {
             tokio::select! {
                 biased;
                 end = running.end() => break end,
-                step = run.orders.step(false) => running.signal(match step {
-                    Step::Tell | Step::Term => Signal::TERM,
-                    Step::Kill => Signal::KILL,
-                }),
+                step = run.orders.step(false) => running.signal(step.signal()),
                 () = &mut storing => {}
             }
         };

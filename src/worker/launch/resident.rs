@@ -8,7 +8,6 @@ use std::{
 };
 
 use futures_util::FutureExt;
-use rustix::process::Signal;
 use tokio::{
     io::AsyncWriteExt,
     process::{Child, ChildStdin, ChildStdout, Command},
@@ -21,15 +20,13 @@ use super::{
     lines::{Lines, Said, cancel_line, job_line, understand},
     orders::Step,
     progress::Progress,
-    tail::Tail,
+    tail::{LAST_WORDS, Tail},
     worker_io,
 };
 use crate::Failure;
 
 /// What a handler may take to end when its stdin is closed.
 const FAREWELL: Duration = Duration::from_secs(1);
-/// Its last words, when it has died.
-const LAST_WORDS: Duration = Duration::from_millis(200);
 
 pub(super) struct Resident;
 
@@ -215,8 +212,7 @@ impl Handler {
                 },
                 step = run.orders.step(true) => match step {
                     Step::Tell => unsent.extend(cancel_line(run.job.id)),
-                    Step::Term => self.group.signal(Signal::TERM),
-                    Step::Kill => self.group.signal(Signal::KILL),
+                    Step::Term | Step::Kill => self.group.signal(step.signal()),
                 },
                 sent = self.input.write(&unsent), if !unsent.is_empty() => match sent {
                     Ok(n) => drop(unsent.drain(..n)),
@@ -236,10 +232,7 @@ impl Handler {
             tokio::select! {
                 biased;
                 status = tokio::time::timeout(LAST_WORDS, self.child.wait()) => break status,
-                step = run.orders.step(false) => match step {
-                    Step::Tell | Step::Term => self.group.signal(Signal::TERM),
-                    Step::Kill => self.group.signal(Signal::KILL),
-                },
+                step = run.orders.step(false) => self.group.signal(step.signal()),
             }
         };
         match status {

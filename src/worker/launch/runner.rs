@@ -168,7 +168,8 @@ fn run(start: Start, leash: &Leash) -> End {
     leash.runs(group);
     let (mut stderr, tail, mut seen) = (child.stderr.take(), Tail::default(), 0);
     let waited = watch::until_end(&child, &mut stderr, &tail, || files.look(&mut seen, &progress));
-    let status = match waited.and_then(|()| leash.ends(&mut child)) {
+    // In any case: what cannot be waited for must not run on either.
+    let status = match waited.and(leash.ends(&mut child)) {
         Ok(status) => status,
         Err(error) => return End::Unknown(error),
     };

@@ -1,10 +1,17 @@
 //! The last of what a process says on stderr: bounded, whatever it writes.
 
-use std::sync::{Arc, Mutex, MutexGuard};
+use std::{
+    sync::{Arc, Mutex, MutexGuard},
+    time::Duration,
+};
 
 use tokio::io::{AsyncRead, AsyncReadExt};
 
 use super::ERROR_BYTES;
+
+/// What a process that has ended may still have to say. Grandchildren may hold its stderr open; what was written is
+/// enough.
+pub(super) const LAST_WORDS: Duration = Duration::from_millis(200);
 
 #[derive(Debug, Clone, Default)]
 pub(super) struct Tail(Arc<Mutex<Vec<u8>>>);

@@ -13,10 +13,12 @@ use rustix::{
     process::{Pid, PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid},
 };
 
-use super::{files::LOOK_EVERY, home::number, tail::Tail};
+use super::{
+    files::LOOK_EVERY,
+    home::number,
+    tail::{LAST_WORDS, Tail},
+};
 
-/// Grandchildren may hold stderr open; what was written is enough.
-const LAST_WORDS: Duration = Duration::from_millis(200);
 /// Where the kernel cannot tell when a process ends, how often it is asked.
 const ASK_EVERY: Duration = Duration::from_millis(10);
 

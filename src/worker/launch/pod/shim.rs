@@ -22,14 +22,13 @@ use tokio::{
 use super::report::{PROGRESS, Report};
 use crate::worker::launch::{
     files::Files,
-    orders::{Order, Orders, Step, Why},
+    orders::{Order, Orders, Why},
     progress::{BYTES, Progress},
-    tail::Tail,
+    tail::{LAST_WORDS, Tail},
 };
 
 /// Where a container leaves its last words, unless its Pod says otherwise.
 const MESSAGE: &str = "/dev/termination-log";
-const LAST_WORDS: Duration = Duration::from_millis(200);
 
 /// Runs the command to its end and answers its exit code, as a shell would.
 ///
@@ -90,8 +89,7 @@ async fn attend(
                     own.send_replace(Some(Order { why: Why::Draining, kill_at: Instant::now() + grace }));
                 }
                 step = orders.step(false) => {
-                    let signal = if step == Step::Kill { Signal::KILL } else { Signal::TERM };
-                    let _ = kill_process_group(group, signal);
+                    let _ = kill_process_group(group, step.signal());
                 }
                 () = progress.news() => tell(&progress)?,
                 () = &mut reading => {}
