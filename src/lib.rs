@@ -10,6 +10,7 @@
 //! - `listen`, `keeper`: LISTEN, and the keeper's rounds, for those that look for jobs.
 //! - `cluster`: the only way to the Kubernetes API.
 //! - `metrics`, `http`: what is told of all that.
+//! - `catalog`: job types and schedules as a file has them. `schedule`: when one is due.
 //! - `worker`, `controller`, `cli`, `local_postgres`, `bench`, `simulate`: the program, behind the feature `cli`.
 //!
 //! Imports point down this list's order from the program to `job` and `error`. What a transition does is
@@ -27,6 +28,8 @@ pub mod typed;
 #[cfg(feature = "cli")]
 pub mod bench;
 #[cfg(feature = "cli")]
+pub mod catalog;
+#[cfg(feature = "cli")]
 pub mod cli;
 #[cfg(feature = "cli")]
 pub mod cluster;
@@ -42,6 +45,8 @@ mod listen;
 pub mod local_postgres;
 #[cfg(feature = "cli")]
 pub mod metrics;
+#[cfg(feature = "cli")]
+pub mod schedule;
 #[cfg(feature = "cli")]
 pub mod simulate;
 #[cfg(feature = "cli")]

@@ -3,7 +3,7 @@
 use std::{io::Read, path::Path};
 
 use super::exit::Exit;
-use crate::controller::catalog::{Catalog, parse};
+use crate::catalog::{Catalog, parse};
 
 /// Reads and checks a file; `-` is standard input.
 pub(super) fn read(path: &Path) -> anyhow::Result<Catalog> {
@@ -15,4 +15,18 @@ pub(super) fn read(path: &Path) -> anyhow::Result<Catalog> {
     };
     got.map_err(|e| Exit::Usage(format!("{name}: {e}")))?;
     parse(&text).map_err(|e| Exit::Refused(format!("{name}: {e}")).into())
+}
+
+/// A number with its noun.
+pub(super) fn count(n: usize, word: &str) -> String {
+    if n == 1 { format!("1 {word}") } else { format!("{n} {word}s") }
+}
+
+/// A word about the part of a file that a command does not load; none if there is no such part.
+pub(super) fn left_out(n: usize, word: &str, command: &str, file: &Path) -> String {
+    if n == 0 {
+        return String::new();
+    }
+    let (verb, file) = (if n == 1 { "is" } else { "are" }, file.display());
+    format!("; {} {verb} left out, load with: rowlock {command} apply -f {file}", count(n, word))
 }

@@ -31,7 +31,7 @@ pub(super) async fn run(out: &Output, args: Dev) -> anyhow::Result<()> {
     let url = postgres.url("postgres");
     let queue = JobQueue::connect(&url).await?;
     queue.migrate().await?;
-    controller::catalog::apply(&queue, &catalog.types, &catalog.schedules).await?;
+    crate::catalog::apply(&queue, &catalog.types, &catalog.schedules).await?;
     if args.demo {
         demo::prepare(&queue).await?;
     }

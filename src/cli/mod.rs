@@ -19,6 +19,7 @@ mod queues;
 mod schedules;
 mod serve;
 mod simulate;
+mod types;
 mod worker;
 
 use std::process::ExitCode;
@@ -117,24 +118,8 @@ async fn run(args: Args) -> anyhow::Result<()> {
             let columns = ["name", "queues", "slots", "running", "draining", "last_heartbeat"];
             out.view(&connect().await?, "workers", &columns, &["id", "identity", "started_at", "version"]).await
         }
-        Command::Types { command: TypesCommand::Lint { file } } => {
-            let catalog = catalog::read(&file)?;
-            let (types, schedules) = (catalog.types.len(), catalog.schedules.len());
-            let more = if schedules > 0 { format!(" and {schedules} schedules") } else { String::new() };
-            output::message(&format!("{types} types{more} are right"));
-            Ok(())
-        }
-        Command::Types { command: TypesCommand::Apply { file } } => {
-            let types = catalog::read(&file)?.types;
-            crate::controller::catalog::apply(&connect().await?, &types, &[]).await?;
-            output::message(&format!("applied {} types", types.len()));
-            Ok(())
-        }
-        Command::Types { command: TypesCommand::List } => {
-            let columns = ["name", "queue", "launch", "command", "timeout", "max_retries", "priority"];
-            let wide = ["args", "env", "backoff", "rate", "max_concurrency", "keep", "image", "updated_at"];
-            out.view(&connect().await?, "job_types", &columns, &wide).await
-        }
+        Command::Types { command: TypesCommand::Lint { file } } => types::lint(&file),
+        Command::Types { command } => types::run(&connect().await?, &out, command).await,
         Command::Schedules { command } => schedules::run(&connect().await?, &out, command).await,
         Command::Explain(command) => explain::run(&connect().await?, &out, command).await,
         Command::Controller(command) => controller::run(connect().await?, &cluster, command).await,

@@ -9,7 +9,7 @@ use super::{
     catalog,
     output::{self, Output},
 };
-use crate::{Error, JobQueue, controller};
+use crate::{Error, JobQueue};
 
 pub(super) async fn run(queue: &JobQueue, out: &Output, command: SchedulesCommand) -> anyhow::Result<()> {
     let call = async |function: &str, name: &str| {
@@ -23,9 +23,10 @@ pub(super) async fn run(queue: &JobQueue, out: &Output, command: SchedulesComman
             out.view(queue, "schedules", &columns, &wide).await
         }
         SchedulesCommand::Apply { file } => {
-            let schedules = catalog::read(&file)?.schedules;
-            controller::catalog::apply(queue, &[], &schedules).await?;
-            output::message(&format!("applied {} schedules", schedules.len()));
+            let read = catalog::read(&file)?;
+            crate::catalog::apply(queue, &[], &read.schedules).await?;
+            let left = catalog::left_out(read.types.len(), "type", "types", &file);
+            output::message(&format!("applied {}{left}", catalog::count(read.schedules.len(), "schedule")));
             Ok(())
         }
         SchedulesCommand::Enable { name } => {

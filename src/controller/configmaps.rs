@@ -15,14 +15,10 @@ use serde_json::Value;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    catalog::{self, Catalog},
-    fault::Fault,
-    lead::Reign,
-    store::Store,
-};
+use super::{fault::Fault, lead::Reign, store::Store};
 use crate::{
     Error,
+    catalog::{self, Catalog},
     cluster::{Cluster, Events, Kind, Watched},
 };
 

@@ -4,7 +4,7 @@
 //! - `need`: the law, from demand to slots. [`mod@decide`]: from need to replicas, with every brake on the way.
 //! - [`decision`]: the answer with its reason, and `explain`: the same in words.
 //!
-//! - [`history`]: what earlier decisions found. [`schedule`]: when a schedule is due.
+//! - [`history`]: what earlier decisions found.
 //!
 //! All of that is pure and knows neither Kubernetes nor Postgres: the cluster, `rowlock dev` and
 //! `rowlock simulate` call the same functions. What runs them:
@@ -12,10 +12,9 @@
 //! - `lead`, `ticks`: tasks beside the loop. `turn`: what the loop does.
 //! - `observe`, `rates`: one look at the database. `memory`: what is remembered of a Deployment.
 //! - [`target`]: what is scaled. [`local`]: processes of this machine. [`kubernetes`]: Deployments. `scale_in`: none that works is stopped.
-//! - `catalog`: job types and schedules as a file has them. [`configmaps`]: the same from a cluster.
+//! - [`configmaps`]: the catalogue from a cluster.
 //! - `fault`: what can fail, by name. `store`: the only file that calls the controller's SQL.
 
-pub(crate) mod catalog;
 pub mod configmaps;
 pub mod decide;
 pub mod decision;
@@ -32,7 +31,6 @@ mod need;
 mod observe;
 mod rates;
 mod scale_in;
-pub mod schedule;
 mod store;
 pub mod target;
 mod ticks;

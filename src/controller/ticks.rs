@@ -8,10 +8,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     lead::Reign,
-    schedule::{CatchUp, Schedule},
     store::{DueSchedule, Store},
 };
-use crate::Error;
+use crate::{
+    Error,
+    schedule::{CatchUp, Schedule},
+};
 
 /// How far ahead it looks, and the longest it rests.
 const AHEAD: Duration = Duration::from_secs(1);
@@ -99,6 +101,6 @@ fn read(row: &DueSchedule) -> Result<Schedule, String> {
     match (&row.cron, row.every) {
         (Some(cron), _) => Schedule::cron(cron, &row.timezone),
         (None, Some(every)) => Schedule::every(every),
-        (None, None) => Err("every: expected 1s to 366days".into()),
+        (None, None) => Err("cron, every: expected one of the two".into()),
     }
 }

@@ -218,7 +218,7 @@ fn a_reader_that_goes_away_is_no_error() {
 #[test]
 fn schedules_are_applied_listed_run_and_unknown_ones_named() {
     let file = "schedules:\n  - {name: cli, type: later, queue: cli_schedules, every: 300days, payload: {a: 1}}\n";
-    run_with(&["schedules", "apply", "-f", "-"], file).exits(0).says("applied 1 schedules");
+    run_with(&["schedules", "apply", "-f", "-"], file).exits(0).says("applied 1 schedule");
     let find = || {
         let list = run(&["schedules", "list", "-o", "json"]).exits(0).json();
         list.as_array().unwrap().iter().find(|s| s["name"] == "cli").unwrap().clone()
@@ -232,6 +232,23 @@ fn schedules_are_applied_listed_run_and_unknown_ones_named() {
     for command in ["enable", "disable", "run"] {
         run(&["schedules", command, "other"]).exits(3).says("no schedule other").says("rowlock schedules list");
     }
+}
+
+#[test]
+fn a_file_with_types_and_schedules_is_told_apart_and_no_part_is_dropped_in_silence() {
+    let types = "types:\n  - {name: parts_a, command: [x]}\n  - {name: parts_b, command: [x]}\n";
+    let schedule = "schedules:\n  - {name: parts, type: parts_a, every: 25920000}\n";
+    let both = format!("{types}{schedule}");
+    run_with(&["types", "lint", "-f", "-"], &both).exits(0).says("2 types and 1 schedule are right");
+    run_with(&["types", "lint", "-f", "-"], schedule).exits(0).says("1 schedule is right");
+    let said = run_with(&["types", "apply", "-f", "-"], &both).exits(0);
+    said.says("applied 2 types; 1 schedule is left out, load with: rowlock schedules apply -f -");
+    let listed = || run(&["schedules", "list", "-o", "name"]).exits(0).out.lines().any(|name| name == "parts");
+    assert!(!listed());
+    let said = run_with(&["schedules", "apply", "-f", "-"], &both).exits(0);
+    said.says("applied 1 schedule; 2 types are left out, load with: rowlock types apply -f -");
+    assert!(listed());
+    run_with(&["types", "lint", "-f", "-"], "types: [{name: a, rate: 1/s}]").exits(4).says("rate: not enforced yet");
 }
 
 #[test]

@@ -56,7 +56,7 @@ impl Schedule {
     ///
     /// # Example
     /// ```
-    /// use rowlock::controller::schedule::Schedule;
+    /// use rowlock::schedule::Schedule;
     /// let daily = Schedule::cron("30 2 * * *", "Europe/Berlin").unwrap();
     /// let after = "2026-03-29T00:00:00Z".parse().unwrap();
     /// // There is no 02:30 on that day: the clock goes from 02:00 to 03:00, which is 01:00 UTC.
@@ -87,13 +87,13 @@ impl Schedule {
     /// # Example
     /// ```
     /// use std::time::Duration;
-    /// use rowlock::controller::schedule::Schedule;
+    /// use rowlock::schedule::Schedule;
     /// let schedule = Schedule::every(Duration::from_secs(300)).unwrap();
     /// let after = "2026-01-01T00:03:00Z".parse().unwrap();
     /// assert_eq!(schedule.next(after).unwrap().to_rfc3339(), "2026-01-01T00:05:00+00:00");
     /// ```
     pub fn every(every: Duration) -> Result<Schedule, String> {
-        let wrong = || format!("every: expected 1s to 366days, got {every:?}");
+        let wrong = || format!("every: expected 1 second to 366 days, got {every:?}");
         if !(1..=366 * 86_400).contains(&every.as_secs()) {
             return Err(wrong());
         }
