@@ -8,8 +8,9 @@ use std::{collections::VecDeque, time::Duration};
 use super::{
     keda::{self, Keda},
     kpa::{self, Knative},
-    run::Options,
-    scaler::{Fixed, Rowlock, Scaler},
+    options::Options,
+    rowlock::{Fixed, Rowlock},
+    scaler::Scaler,
     textbook::Textbook,
 };
 

@@ -2,24 +2,10 @@
 
 use serde::Serialize;
 
-use super::{
-    load::Load,
-    run::{Options, Simulation},
-};
+use super::{load::Load, options::Options, run::Simulation, step::Step};
 
 /// A change of direction within so long after the last one is a flap.
 const FLAP_SECONDS: f64 = 300.0;
-
-/// One second of a simulation.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct Step {
-    /// Seconds from the start.
-    pub at: f64,
-    /// Replicas that are paid for: starting, ready, and still there.
-    pub replicas: u32,
-    /// Jobs waiting.
-    pub waiting: u32,
-}
 
 /// How one scaler did with one load.
 #[derive(Debug, Clone, PartialEq, Serialize)]

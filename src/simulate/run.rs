@@ -3,82 +3,22 @@
 use std::{
     cmp::{Ordering, Reverse},
     collections::BinaryHeap,
-    time::Duration,
 };
 
 use super::{
     load::Load,
+    options::Options,
     pods::Pods,
-    profiles::{Profile, profiles},
     random::Random,
-    report::{Report, Step},
     scaler::Scaler,
     seen::{KindState, Seen},
+    step::Step,
 };
-
-/// What to simulate with.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// The seed of everything that is random.
-    pub seed: u64,
-    /// The objective: how long a ready job may wait.
-    pub target_wait: Duration,
-    /// Never more replicas.
-    pub max_replicas: u32,
-    /// Jobs a replica runs at once.
-    pub slots: u32,
-    /// How long `decide` holds the highest need.
-    pub scale_down_delay: Duration,
-    /// From the order of a replica to its first claim; each takes a quarter more or less.
-    pub pod_start: Duration,
-}
-
-impl Default for Options {
-    fn default() -> Options {
-        Options {
-            seed: 1,
-            target_wait: Duration::from_secs(5),
-            max_replicas: 50,
-            slots: 10,
-            scale_down_delay: Duration::from_secs(60),
-            pod_start: Duration::from_secs(2),
-        }
-    }
-}
+use crate::controller::Demand;
 
 /// After the last job all are watched for so long: what they keep, they pay for.
 const AFTERWARDS: f64 = 600.0;
 const TICK: f64 = 1.0;
-
-/// Runs one load under every scaler.
-///
-/// # Example
-/// ```
-/// use rowlock::simulate::{Options, Shape, simulate};
-/// let reports = simulate(&Shape::Spike.load(120.0, 1), &Options::default());
-/// assert_eq!(reports[0].scaler, "rowlock");
-/// assert!(reports[0].objective_met_percent >= 99.0);
-/// ```
-pub fn simulate(load: &Load, options: &Options) -> Vec<Report> {
-    profiles(options).into_iter().map(|profile| one(load, options, profile)).collect()
-}
-
-/// Runs one load under the scaler of this name; none if there is no such scaler.
-///
-/// # Example
-/// ```
-/// use rowlock::simulate::{Options, Shape, simulate_only};
-/// let load = Shape::Steady.load(60.0, 1);
-/// assert_eq!(simulate_only(&load, &Options::default(), "keda").unwrap().scaler, "keda");
-/// ```
-pub fn simulate_only(load: &Load, options: &Options, scaler: &str) -> Option<Report> {
-    profiles(options).into_iter().find(|profile| profile.name == scaler).map(|profile| one(load, options, profile))
-}
-
-fn one(load: &Load, options: &Options, profile: Profile) -> Report {
-    let Profile { name, settings, scaler } = profile;
-    Simulation::new(load, options, scaler).run().report(name, settings, load, options)
-}
 
 #[derive(Debug, Clone, Copy)]
 enum Event {
@@ -131,7 +71,7 @@ pub(super) struct Simulation<'a> {
 }
 
 impl<'a> Simulation<'a> {
-    fn new(load: &'a Load, options: &Options, scaler: Box<dyn Scaler>) -> Simulation<'a> {
+    pub(super) fn new(load: &'a Load, options: &Options, scaler: Box<dyn Scaler>) -> Simulation<'a> {
         let mut simulation = Simulation {
             load,
             scaler,
@@ -158,7 +98,7 @@ impl<'a> Simulation<'a> {
         self.events.push(Reverse(Planned(at, self.planned, event)));
     }
 
-    fn run(mut self) -> Self {
+    pub(super) fn run(mut self) -> Self {
         while let Some(Reverse(Planned(now, _, event))) = self.events.pop() {
             if now > self.until {
                 break;
@@ -214,8 +154,8 @@ impl<'a> Simulation<'a> {
     }
 
     fn seen(&mut self, now: f64) -> Seen {
-        let mut demand = crate::controller::Demand::default();
-        demand.types = self.kinds.iter_mut().map(|k| k.demand(now)).collect();
+        let types = self.kinds.iter_mut().map(|k| k.demand(now)).collect();
+        let demand = Demand { types, ..Demand::default() };
         Seen { demand, current: self.pods.current(now) }
     }
 
