@@ -136,7 +136,8 @@ def verdict(sentence):
     if not found:
         return "no verb"
     question = sentence.rstrip("*_)\"”").endswith("?")
-    behind = any(word in RELATIVES for word in words[1:found[0]])
+    behind = any(word in RELATIVES and (word != "that" or words[place] not in NOUN_BEHIND)
+                 for place, word in enumerate(words[1:found[0]]))
     opener = words[0] in OPENERS and not question
     if (behind or opener) and len(found) < 2:
         return "only the verb of a part of it: the sentence itself has none"
@@ -249,7 +250,7 @@ class Tests(unittest.TestCase):
     def test_sentences_with_a_verb_pass(self):
         for sentence in ("A worker claims jobs.", "Jobs run.", "Run it again.", "It must not.", "Who may create Pods may mount X.",
                          "A worker that lost its lease is refused.", "If the lease ends, the job stops.", "Is it there?",
-                         "Which of them may go?", "The queue isn't paused.", "Nobody works it.", "X refuses it.", "RL010 to RL012, and X."):
+                         "Which of them may go?", "The queue isn't paused.", "Nobody works it.", "X refuses it.", "For that, the job ends.", "RL010 to RL012, and X."):
             self.assertIsNone(verdict(sentence), sentence)
 
     def test_sentences_without_one_do_not(self):
