@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, missing_docs)]
 
 mod docs;
+mod readme;
 mod support;
 
 use std::{
