@@ -1,4 +1,4 @@
--- Rowlock 1: the tables. Functions are in the files that follow; README.md says how to change either.
+-- The tables. What works on them is in schema/; migrations/README.md says how to change either.
 --
 -- Where a job lives, in exactly one place at a time:
 --
@@ -7,10 +7,39 @@
 --       +----- retry --------+---- release ---+
 --
 -- Nobody but the owner touches these tables. Callers have functions and views.
+--
+-- Words of the tables:
+--   position  the order in which jobs became due: one counter for all
+--   rank      ~priority: ascending, it is the order of claim
+--   lane      a queue and a rank; within one, jobs are claimed by position
+--   moved     the job is no longer at the position that its id names
+--   lease     a worker's right to its jobs until a deadline, and the receipt of one claim
+--   receipt   the row of a claim, with the jobs it took
+--   tally     lines that transitions append: what changed, folded into the totals each second
+--   keeper    the worker that does the periodic work
 
 CREATE SCHEMA rowlock;
 REVOKE ALL ON SCHEMA rowlock FROM PUBLIC;
 COMMENT ON SCHEMA rowlock IS 'Rowlock, a job queue. Use the functions and views; the tables are private.';
+
+-- What is applied ------------------------------------------------------------------------------
+
+-- The numbered files, in the order in which they were applied.
+CREATE TABLE rowlock.migration (
+  version    int4 PRIMARY KEY,
+  name       text NOT NULL,
+  checksum   text NOT NULL,      -- SHA-256 of the file, in hex
+  applied_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+-- The files of schema/, as they were applied last, and the release of the program that did it: an older one
+-- does not put its own text back.
+CREATE TABLE rowlock.schema_text (
+  file       text PRIMARY KEY,
+  checksum   text NOT NULL,
+  release    int4[] NOT NULL,
+  applied_at timestamptz NOT NULL DEFAULT clock_timestamp()
+);
 
 -- Queues --------------------------------------------------------------------------------------
 
@@ -204,21 +233,29 @@ CREATE TABLE rowlock.tally (
   failed    int8 NOT NULL DEFAULT 0,
   cancelled int8 NOT NULL DEFAULT 0,
   retried   int8 NOT NULL DEFAULT 0,
-  failed_kept int8 NOT NULL DEFAULT 0  -- failed and still in history
+  failed_kept int8 NOT NULL DEFAULT 0,  -- failed and still in history
+  -- What a line is about beyond its type; folded apart, into total_reason and total_time. A line with wait says
+  -- that running jobs began after a wait in that bucket, one with run that so many attempts ended after a run in it.
+  reason    text,                      -- of failed and retried
+  wait      int2,                      -- buckets: see rowlock.bucket
+  run       int2,
+  seconds   float8                     -- in all
 ) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
 
 CREATE TABLE rowlock.total (
-  LIKE rowlock.tally INCLUDING DEFAULTS,
+  queue     int4 NOT NULL,
+  type      text NOT NULL,
+  pending   int8 NOT NULL DEFAULT 0,
+  scheduled int8 NOT NULL DEFAULT 0,
+  running   int8 NOT NULL DEFAULT 0,
+  enqueued  int8 NOT NULL DEFAULT 0,
+  completed int8 NOT NULL DEFAULT 0,
+  failed    int8 NOT NULL DEFAULT 0,
+  cancelled int8 NOT NULL DEFAULT 0,
+  retried   int8 NOT NULL DEFAULT 0,
+  failed_kept int8 NOT NULL DEFAULT 0,
   PRIMARY KEY (queue, type)
 ) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 200);
-
--- What a line of the tally is about beyond its type; folded apart, see 0008. A line with wait says that
--- running jobs began after a wait in that bucket, one with run that so many attempts ended after a run in it.
-ALTER TABLE rowlock.tally
-  ADD COLUMN reason  text,     -- of failed and retried
-  ADD COLUMN wait    int2,     -- buckets: see rowlock.bucket
-  ADD COLUMN run     int2,
-  ADD COLUMN seconds float8;   -- in all
 
 -- The keeper: which worker does the periodic work, and when the rarer parts ran last.
 CREATE TABLE rowlock.keeper (
@@ -230,3 +267,108 @@ CREATE TABLE rowlock.keeper (
   swept_at  timestamptz NOT NULL DEFAULT '-infinity'
 ) WITH (fillfactor = 20);
 INSERT INTO rowlock.keeper DEFAULT VALUES;
+
+-- The controller ------------------------------------------------------------------------------
+
+-- One row. Each reign has a number of its own, and every write of a leader names its: one that was frozen
+-- and goes on after another took over is refused, whatever it believes.
+CREATE TABLE rowlock.leader (
+  one        boolean PRIMARY KEY DEFAULT true CHECK (one),
+  holder     uuid,
+  name       text,
+  epoch      int8 NOT NULL DEFAULT 0,
+  held_until timestamptz NOT NULL DEFAULT '-infinity'
+) WITH (fillfactor = 20);
+INSERT INTO rowlock.leader DEFAULT VALUES;
+
+CREATE TABLE rowlock.decision (
+  id         int8 GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  at         timestamptz NOT NULL,
+  deployment text NOT NULL,
+  current    int4 NOT NULL,
+  wanted     int4 NOT NULL,
+  reason     text NOT NULL,
+  inputs     jsonb NOT NULL
+);
+CREATE INDEX decision_deployment ON rowlock.decision (deployment, id);
+CREATE INDEX decision_at ON rowlock.decision (at);
+
+CREATE TABLE rowlock.schedule (
+  name       text PRIMARY KEY,
+  type       text NOT NULL,
+  queue      text,
+  payload    jsonb NOT NULL DEFAULT '{}',
+  cron       text,
+  every      interval,
+  timezone   text NOT NULL DEFAULT 'UTC',
+  catch_up   text NOT NULL DEFAULT 'one' CHECK (catch_up IN ('skip', 'one', 'all')),
+  enabled    boolean NOT NULL DEFAULT true,
+  next_at    timestamptz,        -- null until the leader has planned it
+  last_at    timestamptz,        -- the last instant that is over, run or passed over
+  last_job   uuid,
+  fault      text,               -- why the leader cannot plan it
+  updated_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+  CHECK ((cron IS NULL) <> (every IS NULL))
+) WITH (fillfactor = 50);
+CREATE INDEX schedule_next ON rowlock.schedule (next_at) WHERE enabled;
+
+-- The names that get a label of their own in metrics; all others share the label other. Only fold adds to
+-- it, in the commit that adds a name's first line to the totals, and nothing is ever removed: a name that
+-- moved from other to its own label would take its count with it, and a counter would go back.
+CREATE TABLE rowlock.label (
+  kind text NOT NULL CHECK (kind IN ('type', 'reason')),
+  name text NOT NULL,
+  PRIMARY KEY (kind, name)
+);
+
+-- Failures and retries by reason.
+CREATE TABLE rowlock.total_reason (
+  queue   int4 NOT NULL,
+  type    text NOT NULL,
+  reason  text NOT NULL,
+  failed  int8 NOT NULL,
+  retried int8 NOT NULL,
+  PRIMARY KEY (queue, type, reason)
+) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 200);
+
+-- The histograms: how long jobs waited, from their due time to their claim, and how long the attempts that
+-- ended had run. A job claimed twice waited twice.
+CREATE TABLE rowlock.total_time (
+  queue   int4 NOT NULL,
+  type    text NOT NULL,
+  what    text NOT NULL CHECK (what IN ('wait', 'run')),
+  bucket  int2 NOT NULL,     -- see rowlock.bucket
+  jobs    int8 NOT NULL,
+  seconds float8 NOT NULL,   -- in all
+  PRIMARY KEY (queue, type, what, bucket)
+) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 200);
+
+-- What the controller decided and could not do. rowlock.decision forgets after a day; these do not.
+CREATE TABLE rowlock.total_scaler (
+  deployment text NOT NULL,
+  what       text NOT NULL CHECK (what IN ('decision', 'error')),
+  reason     text NOT NULL,
+  n          int8 NOT NULL,
+  PRIMARY KEY (deployment, what, reason)
+) WITH (fillfactor = 50);
+
+-- The sources of the catalogue ----------------------------------------------------------------
+
+-- What was loaded from where, so that what a source no longer holds can end. What was applied by hand is in no
+-- source, and stays.
+CREATE TABLE rowlock.catalog_source (
+  source text PRIMARY KEY,
+  digest text NOT NULL
+);
+
+CREATE TABLE rowlock.catalog_entry (
+  kind   text NOT NULL CHECK (kind IN ('type', 'schedule')),
+  name   text NOT NULL,
+  source text NOT NULL REFERENCES rowlock.catalog_source ON DELETE CASCADE,
+  PRIMARY KEY (kind, name)
+);
+CREATE INDEX catalog_entry_source ON rowlock.catalog_entry (source);
+
+-- A table never analysed is taken for 10 pages: the cost of view queues then looks so high that Postgres compiles
+-- it, for 60 ms instead of one.
+ANALYZE rowlock.queue, rowlock.lane, rowlock.total;

@@ -14,7 +14,7 @@
 //! - `worker`, `controller`, `cli`, `local_postgres`, `bench`, `simulate`: the program, behind the feature `cli`.
 //!
 //! Imports point down this list's order from the program to `job` and `error`. What a transition does is
-//! decided in SQL (`migrations/`), never here.
+//! decided in SQL (`schema/`), never here.
 
 pub mod connect;
 pub mod error;

@@ -1,7 +1,7 @@
 //! What is exported, and the one place that names it. Its rooms: `reading`, what the database knows;
 //! `facts`, what only this process knows; `family`, the exposition's form.
 //!
-//! Totals come from the database (`migrations/0008_metrics.sql`), so they go on over restarts, and every
+//! Totals come from the database (`schema/80_metrics.sql`), so they go on over restarts, and every
 //! process exports the same: aggregate them with `max`, not with `sum`, over instances.
 
 mod facts;

@@ -1,20 +1,34 @@
-//! The schema in the database: numbered SQL files, embedded, checksummed, applied once each.
+//! The schema in the database: the numbered files of `migrations/`, applied once each, and the files of `schema/`,
+//! applied again whenever their text has changed. All are embedded and checksummed.
 
-use std::time::{Duration, Instant};
+use std::{
+    fmt::Write as _,
+    time::{Duration, Instant},
+};
 
 use serde::Serialize;
-use tokio_postgres::Client;
+use sha2::{Digest as _, Sha256};
+use tokio_postgres::{Client, GenericClient, IsolationLevel, Row, Transaction, types::Type};
 
 use crate::Error;
 
-/// A numbered file of `migrations/`.
+/// A numbered file of `migrations/`: tables, indexes, data moves, drops. A released one never changes.
 #[derive(Debug)]
 pub struct Migration {
-    /// Its number; they are applied in this order.
+    /// The file's number; migrations are applied in this order.
     pub version: i32,
-    /// Its file's name without the ending.
+    /// The file's name without its ending.
     pub name: &'static str,
-    /// What it does.
+    /// The file's text.
+    pub sql: &'static str,
+}
+
+/// A file of `schema/`: functions, views, grants. It is applied again whenever its text has changed.
+#[derive(Debug)]
+pub struct Text {
+    /// The file's name without its ending; texts are applied in this order.
+    pub file: &'static str,
+    /// The file's text.
     pub sql: &'static str,
 }
 
@@ -24,40 +38,90 @@ macro_rules! migrations {
     };
 }
 
-/// All migrations this program knows.
-pub const MIGRATIONS: &[Migration] = migrations![
-    1 "0001_tables",
-    2 "0002_enqueue",
-    3 "0003_work",
-    4 "0004_look",
-    5 "0005_keep",
-    6 "0006_roles",
-    7 "0007_control",
-    8 "0008_metrics",
-    9 "0009_cluster",
-    10 "0010_pods",
+macro_rules! texts {
+    ($($file:literal)*) => {
+        &[$(Text { file: $file, sql: include_str!(concat!("../schema/", $file, ".sql")) }),*]
+    };
+}
+
+/// All migrations that this program knows.
+pub const MIGRATIONS: &[Migration] = migrations![1 "0001_tables"];
+
+/// All texts that this program knows.
+pub const TEXTS: &[Text] = texts![
+    "10_checks" "15_ids"
+    "20_enqueue" "21_enqueue_batch"
+    "30_claim" "31_settle" "32_complete" "33_fail" "34_release"
+    "40_worker"
+    "50_jobs" "51_queues" "52_workers" "55_admin"
+    "60_maintenance"
+    "70_controller" "71_schedules" "72_catalog"
+    "80_metrics"
+    "90_grants"
 ];
+
+/// Roles and grants are brought about by every migration: a restored dump may lack them.
+const GRANTS: &str = "90_grants";
+
+/// What `up` applied.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// Numbers of migrations.
+    pub migrations: Vec<i32>,
+    /// Names of texts whose checksum was another.
+    pub texts: Vec<&'static str>,
+}
+
+impl Applied {
+    /// Whether there was nothing to do.
+    ///
+    /// ```
+    /// assert!(rowlock::migrate::Applied::default().is_empty());
+    /// ```
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.migrations.is_empty() && self.texts.is_empty()
+    }
+}
 
 /// One line of `rowlock migrate status`.
 #[derive(Debug, Clone, Serialize)]
-#[allow(missing_docs)]
 pub struct MigrationStatus {
-    pub version: i32,
+    /// The migration's number, null for a text.
+    pub version: Option<i32>,
+    /// The file's name; a text's begins with `schema/`.
     pub name: String,
+    /// When the file was applied last.
     pub applied_at: Option<chrono::DateTime<chrono::Utc>>,
-    /// `applied`, `pending`, or what is wrong.
+    /// `applied`, `pending`, or a sentence that says what is wrong.
     pub state: String,
 }
 
-// Any number will do as long as no other program uses it: the first bytes of "rowlock".
-const LOCK: i64 = 0x0072_6f77_6c6f_636b;
 const WAIT: Duration = Duration::from_secs(60);
+const AGAIN: Duration = Duration::from_millis(100);
 
-/// Applies what is missing, all in one transaction, and returns the numbers it applied. Safe to call from
-/// many programs at once: one works, the others wait up to a minute and then find it done.
+/// No setting of the user's or the database's changes what a file means or how long it may take. Who waits for a
+/// lock makes everybody behind it wait, so no wait is long: the whole transaction is tried again.
+const SETTINGS: &str = "SET LOCAL lock_timeout = '1s';
+SET LOCAL statement_timeout = 0;
+SET LOCAL idle_in_transaction_session_timeout = 0;
+SET LOCAL search_path = pg_catalog, pg_temp;
+SET LOCAL client_min_messages = warning;
+SET LOCAL standard_conforming_strings = on;
+SET LOCAL array_nulls = on;
+SET LOCAL intervalstyle = postgres;
+SET LOCAL check_function_bodies = on;
+SET LOCAL default_tablespace = '';
+SET LOCAL default_table_access_method = heap;
+SELECT set_config(s.name, '0', true) FROM pg_settings s WHERE s.name = 'transaction_timeout';
+";
+
+/// Applies what is missing, all in one transaction, and says what. Many programs may call it at once: one works, the
+/// others wait up to a minute and then find nothing to do.
 ///
 /// # Errors
-/// [`Error::Schema`] if the database's schema is newer than this program, or an applied file was changed.
+/// [`Error::Schema`] if the database's schema is newer than this program, if an applied migration was changed, or if
+/// the database cannot hold the schema; [`Error::Database`].
 ///
 /// ```no_run
 /// # async fn f() -> Result<(), rowlock::Error> {
@@ -65,61 +129,140 @@ const WAIT: Duration = Duration::from_secs(60);
 /// let applied = queue.migrate().await?;
 /// # Ok(()) }
 /// ```
-pub async fn up(client: &mut Client) -> Result<Vec<i32>, Error> {
+pub async fn up(client: &mut Client) -> Result<Applied, Error> {
     let started = Instant::now();
     loop {
-        let tx = client.transaction().await?;
-        // Bound to the transaction, so that it also works through PgBouncer; polled, so that no session
-        // waits inside the server.
-        let locked: bool = tx
-            .query_typed("SELECT pg_try_advisory_xact_lock($1)", &[(&LOCK, tokio_postgres::types::Type::INT8)])
-            .await?[0]
-            .get(0);
-        if locked {
-            let applied = apply_missing(&tx).await?;
-            tx.commit().await?;
-            return Ok(applied);
+        let mut at = "rowlock.migration";
+        match attempt(client, &mut at).await {
+            Err(Error::Database(e)) if is_busy(&e) => {}
+            done_or_failed => return done_or_failed,
         }
-        tx.rollback().await?;
         if started.elapsed() > WAIT {
-            return Err(Error::Schema(
-                "another migration has held the lock for a minute; look for it in pg_stat_activity".into(),
-            ));
+            return Err(Error::Schema(format!(
+                "{at}: another session has held a lock for a minute, a migration or a long query on a view of rowlock; \
+                 look for it in pg_stat_activity, then run rowlock migrate up again"
+            )));
         }
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        tokio::time::sleep(AGAIN).await;
     }
 }
 
-async fn apply_missing(tx: &tokio_postgres::Transaction<'_>) -> Result<Vec<i32>, Error> {
-    let status = read_status(tx).await?;
+/// Whether another session was in the way. Of two first installations the second finds the schema's name taken.
+fn is_busy(e: &tokio_postgres::Error) -> bool {
+    let Some(db) = e.as_db_error() else { return false };
+    match db.code().code() {
+        "55P03" | "40P01" | "40001" | "42P06" => true,
+        "23505" => db.constraint() == Some("pg_namespace_nspname_index"),
+        _ => false,
+    }
+}
+
+async fn attempt(client: &mut Client, at: &mut &'static str) -> Result<Applied, Error> {
+    let read_committed = client.build_transaction().isolation_level(IsolationLevel::ReadCommitted);
+    let tx = read_committed.read_only(false).start().await?;
+    tx.batch_execute(SETTINGS).await?;
+    if is_installed(&tx).await? {
+        // A lock that only the schema's owner may take; anybody may take an advisory lock. Bound to the transaction,
+        // so that it works through PgBouncer, too. The first installation's lock is the name of the schema.
+        tx.batch_execute("LOCK TABLE rowlock.migration IN SHARE UPDATE EXCLUSIVE MODE").await?;
+    }
+    let status = status(&tx).await?;
     if let Some(bad) = status.iter().find(|s| s.state != "applied" && s.state != "pending") {
-        return Err(Error::Schema(format!("migration {} ({}): {}", bad.version, bad.name, bad.state)));
+        return Err(Error::Schema(format!("{}: {}", bad.name, bad.state)));
     }
-    let mut applied = Vec::new();
-    for m in MIGRATIONS.iter().filter(|m| status.iter().any(|s| s.version == m.version && s.state == "pending")) {
-        tx.batch_execute(m.sql).await?;
-        if m.version == 1 {
-            tx.batch_execute(
-                "CREATE TABLE rowlock.migration (version int4 PRIMARY KEY, name text NOT NULL, checksum text NOT NULL,
-                   applied_at timestamptz NOT NULL DEFAULT clock_timestamp())",
-            )
-            .await?;
-        }
-        tx.query_typed(
-            "INSERT INTO rowlock.migration (version, name, checksum) VALUES ($1, $2, encode(sha256(convert_to($3, 'UTF8')), 'hex'))",
-            &[
-                (&m.version, tokio_postgres::types::Type::INT4),
-                (&m.name, tokio_postgres::types::Type::TEXT),
-                (&m.sql, tokio_postgres::types::Type::TEXT),
-            ],
-        )
-        .await?;
-        applied.push(m.version);
-    }
+    let applied = apply(&tx, &status, at).await?;
+    tx.commit().await?;
     Ok(applied)
 }
 
-/// What is applied, what is missing, what does not fit.
+/// Whether the schema is there. Refuses a database that cannot hold it.
+async fn is_installed(tx: &Transaction<'_>) -> Result<bool, Error> {
+    let sql = "SELECT to_regnamespace('rowlock') IS NOT NULL, to_regclass('rowlock.migration') IS NOT NULL,
+                      current_setting('server_version_num')::int4, current_setting('server_version'),
+                      current_setting('server_encoding')";
+    let rows = tx.query_typed(sql, &[]).await?;
+    let row = &rows[0];
+    let (schema, ours): (bool, bool) = (row.get(0), row.get(1));
+    let (version, encoding): (i32, &str) = (row.get(2), row.get(4));
+    if version < 150_000 {
+        let version: &str = row.get(3);
+        return Err(Error::Schema(format!("server: expected PostgreSQL 15 or later, got {version}")));
+    }
+    if encoding != "UTF8" {
+        return Err(Error::Schema(format!(
+            "database: expected the encoding UTF8, got {encoding}; make a database with ENCODING 'UTF8' TEMPLATE template0"
+        )));
+    }
+    if schema && !ours {
+        let text = "schema rowlock: there is one that is not Rowlock's; rename it, or use another database";
+        return Err(Error::Schema(text.into()));
+    }
+    Ok(ours)
+}
+
+async fn apply(tx: &Transaction<'_>, status: &[MigrationStatus], at: &mut &'static str) -> Result<Applied, Error> {
+    let pending = |name: &str| status.iter().any(|s| s.name == name && s.state == "pending");
+    let mut applied = Applied::default();
+    for m in MIGRATIONS.iter().filter(|m| pending(m.name)) {
+        *at = m.name;
+        tx.batch_execute(m.sql).await?;
+        tx.batch_execute(&record_migration(m)).await?;
+        applied.migrations.push(m.version);
+    }
+    for t in TEXTS {
+        let changed = pending(&text_name(t.file));
+        if changed || t.file == GRANTS {
+            *at = t.file;
+            tx.batch_execute(t.sql).await?;
+        }
+        if changed {
+            tx.batch_execute(&record_text(t)).await?;
+            applied.texts.push(t.file);
+        }
+    }
+    let files: Vec<&str> = TEXTS.iter().map(|t| t.file).collect();
+    let sql = "DELETE FROM rowlock.schema_text WHERE file <> ALL ($1)";
+    tx.query_typed(sql, &[(&files, Type::TEXT_ARRAY)]).await?;
+    Ok(applied)
+}
+
+fn record_migration(m: &Migration) -> String {
+    let checksum = checksum(m.sql);
+    format!(
+        "INSERT INTO rowlock.migration (version, name, checksum) VALUES ({}, '{}', '{checksum}');\n",
+        m.version, m.name
+    )
+}
+
+fn record_text(t: &Text) -> String {
+    let (checksum, release) = (checksum(t.sql), release());
+    format!(
+        "INSERT INTO rowlock.schema_text (file, checksum, release) VALUES ('{}', '{checksum}', ARRAY{release:?})
+ON CONFLICT (file) DO UPDATE
+   SET checksum = excluded.checksum, release = excluded.release, applied_at = clock_timestamp();\n",
+        t.file
+    )
+}
+
+/// The whole schema as one script for a database that has none, as `rowlock migrate sql` prints it.
+///
+/// ```
+/// assert!(rowlock::migrate::script().contains("CREATE SCHEMA rowlock;"));
+/// ```
+#[must_use]
+pub fn script() -> String {
+    let mut script = format!("BEGIN;\n{SETTINGS}");
+    for m in MIGRATIONS {
+        let _ = write!(script, "\n-- migrations/{}.sql\n\n{}\n{}", m.name, m.sql, record_migration(m));
+    }
+    for t in TEXTS {
+        let _ = write!(script, "\n-- schema/{}.sql\n\n{}\n{}", t.file, t.sql, record_text(t));
+    }
+    script.push_str("\nCOMMIT;\n");
+    script
+}
+
+/// Says of each file whether it is applied, and what does not fit.
 ///
 /// # Errors
 /// [`Error::Database`].
@@ -127,57 +270,95 @@ async fn apply_missing(tx: &tokio_postgres::Transaction<'_>) -> Result<Vec<i32>,
 /// ```no_run
 /// # async fn f(client: &tokio_postgres::Client) -> Result<(), rowlock::Error> {
 /// for m in rowlock::migrate::status(client).await? {
-///     println!("{} {}", m.version, m.state);
+///     println!("{} {}", m.name, m.state);
 /// }
 /// # Ok(()) }
 /// ```
-pub async fn status(client: &impl tokio_postgres::GenericClient) -> Result<Vec<MigrationStatus>, Error> {
-    read_status(client).await
+pub async fn status(client: &impl GenericClient) -> Result<Vec<MigrationStatus>, Error> {
+    let sql = "SELECT version, name, checksum, applied_at FROM rowlock.migration ORDER BY version";
+    let migrations = rows_of(client, "rowlock.migration", sql).await?;
+    let sql = "SELECT file, checksum, release, applied_at FROM rowlock.schema_text ORDER BY file COLLATE \"C\"";
+    let texts = rows_of(client, "rowlock.schema_text", sql).await?;
+    let mut all = Vec::new();
+    for row in &migrations {
+        let (version, checksum): (i32, &str) = (row.get(0), row.get(2));
+        let state = migration_state(version, checksum);
+        all.push(MigrationStatus { version: Some(version), name: row.get(1), applied_at: Some(row.get(3)), state });
+    }
+    for m in MIGRATIONS.iter().filter(|m| migrations.iter().all(|row| row.get::<_, i32>(0) != m.version)) {
+        all.push(pending(Some(m.version), m.name.to_owned()));
+    }
+    for row in &texts {
+        let (file, checksum, by): (&str, &str, Vec<i32>) = (row.get(0), row.get(1), row.get(2));
+        // One that an earlier release had and this one has not is no longer of interest.
+        let Some(state) = text_state(file, checksum, &by) else { continue };
+        all.push(MigrationStatus { version: None, name: text_name(file), applied_at: Some(row.get(3)), state });
+    }
+    for t in TEXTS.iter().filter(|t| texts.iter().all(|row| row.get::<_, &str>(0) != t.file)) {
+        all.push(pending(None, text_name(t.file)));
+    }
+    Ok(all)
 }
 
-async fn read_status(client: &impl tokio_postgres::GenericClient) -> Result<Vec<MigrationStatus>, Error> {
-    let exists: bool = client.query_typed("SELECT to_regclass('rowlock.migration') IS NOT NULL", &[]).await?[0].get(0);
-    let rows = if exists {
-        let texts: Vec<&str> = MIGRATIONS.iter().map(|m| m.sql).collect();
-        client
-            .query_typed(
-                "SELECT m.version, m.name, m.applied_at,
-                        m.checksum = encode(sha256(convert_to(($1::text[])[m.version], 'UTF8')), 'hex') AS same
-                   FROM rowlock.migration m ORDER BY 1",
-                &[(&texts, tokio_postgres::types::Type::TEXT_ARRAY)],
-            )
-            .await?
-    } else {
-        Vec::new()
-    };
-    let mut all: Vec<MigrationStatus> = rows
-        .iter()
-        .map(|r| MigrationStatus {
-            version: r.get(0),
-            name: r.get(1),
-            applied_at: Some(r.get(2)),
-            state: match r.get::<_, Option<bool>>(3) {
-                Some(true) => "applied".into(),
-                Some(false) => {
-                    "was changed after it was applied; restore the file, and put the change in a new one".into()
-                }
-                None => format!(
-                    "is newer than this program, which knows {} migrations: use a newer rowlock",
-                    MIGRATIONS.len()
-                ),
-            },
-        })
-        .collect();
-    for m in MIGRATIONS {
-        if !all.iter().any(|s| s.version == m.version) {
-            all.push(MigrationStatus {
-                version: m.version,
-                name: m.name.into(),
-                applied_at: None,
-                state: "pending".into(),
-            });
-        }
+/// None if the table is not there yet.
+async fn rows_of(client: &impl GenericClient, table: &str, sql: &str) -> Result<Vec<Row>, Error> {
+    let is_there = client.query_typed("SELECT to_regclass($1) IS NOT NULL", &[(&table, Type::TEXT)]).await?;
+    if !is_there[0].get::<_, bool>(0) {
+        return Ok(Vec::new());
     }
-    all.sort_by_key(|s| s.version);
-    Ok(all)
+    Ok(client.query_typed(sql, &[]).await?)
+}
+
+fn pending(version: Option<i32>, name: String) -> MigrationStatus {
+    MigrationStatus { version, name, applied_at: None, state: "pending".into() }
+}
+
+fn migration_state(version: i32, applied: &str) -> String {
+    match MIGRATIONS.iter().find(|m| m.version == version) {
+        Some(m) if checksum(m.sql) == applied => "applied".into(),
+        Some(_) => "was changed after it was applied; restore the file, and put the change in a new one".into(),
+        None => format!("is newer than this program, which knows {} migrations: use a newer rowlock", MIGRATIONS.len()),
+    }
+}
+
+fn text_state(file: &str, applied: &str, by: &[i32]) -> Option<String> {
+    let known = TEXTS.iter().find(|t| t.file == file);
+    if known.is_some_and(|t| checksum(t.sql) == applied) {
+        return Some("applied".into());
+    }
+    if by > release().as_slice() {
+        let by: Vec<String> = by.iter().map(ToString::to_string).collect();
+        let mine = env!("CARGO_PKG_VERSION");
+        return Some(format!("was written by release {}, this program is {mine}: use a newer rowlock", by.join(".")));
+    }
+    known.map(|_| "pending".into())
+}
+
+/// Names the texts of this program; `rowlock.metrics_v1` says the same of those in the database.
+pub(crate) fn text_digest() -> String {
+    let lines: Vec<String> = TEXTS.iter().map(|t| format!("{} {}", t.file, checksum(t.sql))).collect();
+    checksum(&lines.join("\n"))
+}
+
+/// The release as one number, in which a later one is larger, as `rowlock.metrics_v1` tells it.
+pub(crate) fn release_number() -> f64 {
+    release().iter().fold(0.0, |sum, n| sum * 1000.0 + f64::from(*n))
+}
+
+/// The numbers of this program's release; a text is never replaced by that of an earlier release.
+fn release() -> Vec<i32> {
+    let numbers = env!("CARGO_PKG_VERSION").split(['-', '+']).next().unwrap_or_default();
+    numbers.split('.').filter_map(|n| n.parse().ok()).collect()
+}
+
+fn text_name(file: &str) -> String {
+    format!("schema/{file}")
+}
+
+/// As `sha256sum` prints it.
+fn checksum(text: &str) -> String {
+    Sha256::digest(text).iter().fold(String::new(), |mut hex, byte| {
+        let _ = write!(hex, "{byte:02x}");
+        hex
+    })
 }

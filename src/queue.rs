@@ -17,7 +17,7 @@ use uuid::Uuid;
 pub use self::{builder::Enqueue, look::ListFilter};
 use crate::{
     ClaimedJob, Error, Session, SessionOptions, Target,
-    migrate::{self, MigrationStatus},
+    migrate::{self, Applied, MigrationStatus},
 };
 
 /// The job queue of one database. Cheap to clone, and safe to call from many tasks at once.
@@ -127,19 +127,19 @@ impl JobQueue {
         &self.shared.target
     }
 
-    /// Applies missing migrations: see [`migrate::up`].
+    /// Applies what is missing of the schema: see [`migrate::up`].
     ///
     /// # Errors
     /// As [`migrate::up`].
     ///
     /// ```no_run
     /// # async fn f(queue: rowlock::JobQueue) -> Result<(), rowlock::Error> {
-    /// for version in queue.migrate().await? {
-    ///     println!("applied {version}");
+    /// if queue.migrate().await?.is_empty() {
+    ///     println!("the schema is up to date");
     /// }
     /// # Ok(()) }
     /// ```
-    pub async fn migrate(&self) -> Result<Vec<i32>, Error> {
+    pub async fn migrate(&self) -> Result<Applied, Error> {
         migrate::up(&mut *self.shared.pool.get().await?).await
     }
 

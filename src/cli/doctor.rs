@@ -73,7 +73,7 @@ async fn examine(queue: &JobQueue) -> anyhow::Result<Vec<Check>> {
     let (schema, bad) = match queue.migration_status().await {
         Ok(all) => {
             let missing = all.iter().find(|m| m.state != "applied");
-            (missing.map(|m| format!("migration {} ({}) {}", m.version, m.name, m.state)), "FAIL")
+            (missing.map(|m| format!("{} {}", m.name, m.state)), "FAIL")
         }
         // Only the schema's owner may read it. That is no fault: a worker's user is no owner.
         Err(e) if e.code() == Some("42501") => (Some("only its owner may look, ask /readyz".into()), "warn"),

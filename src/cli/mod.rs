@@ -31,7 +31,7 @@ use self::{
     exit::Exit,
     output::Output,
 };
-use crate::{Error, JobQueue, cluster::ClusterOptions, migrate::MIGRATIONS};
+use crate::{Error, JobQueue, cluster::ClusterOptions};
 
 /// Reads the command line, runs it, answers the exit code: 0, 1 error or job failed, 2 usage, 3 not found,
 /// 4 refused, 124 wait timed out.
@@ -106,9 +106,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
         }
     };
     match args.command {
-        Command::Migrate { command: MigrateCommand::Sql } => {
-            MIGRATIONS.iter().try_for_each(|m| out.text(&format!("-- {}\n{}", m.name, m.sql)))
-        }
+        Command::Migrate { command: MigrateCommand::Sql } => out.text(&crate::migrate::script()),
         Command::Migrate { command: MigrateCommand::Up } => migrate::up(&connect().await?).await,
         Command::Migrate { command: MigrateCommand::Status } => migrate::status(&connect().await?, &out).await,
         Command::Enqueue(command) => jobs::enqueue(&connect().await?, &out, command).await,

@@ -6,7 +6,10 @@ use std::{
 };
 
 use super::look::Look;
-use crate::{metrics::Known, migrate::MIGRATIONS};
+use crate::{
+    metrics::{Known, Reading},
+    migrate::{self, MIGRATIONS},
+};
 
 /// After so long without its periodic work a process is stuck.
 const LATE: Duration = Duration::from_secs(30);
@@ -23,8 +26,14 @@ pub(super) fn checks(look: &Look, known: &Known, now: Instant) -> Vec<Check> {
         Ok(_) => check("database", true, "answers".into()),
         Err(why) => check("database", false, why.clone()),
     };
-    let schema = match look.reading.as_ref().ok().and_then(|r| r.one("schema")) {
-        Some(version) if version as i32 >= newest() => check("schema", true, format!("version {version}")),
+    let reading = look.reading.as_ref().ok();
+    let schema = match reading.and_then(|r| r.one("schema")) {
+        Some(version) if version as i32 >= newest() && reading.is_some_and(has_text) => {
+            check("schema", true, format!("version {version}"))
+        }
+        Some(version) if version as i32 >= newest() => {
+            check("schema", false, "its functions are of an earlier release; run rowlock migrate up".into())
+        }
         Some(version) => {
             let detail = format!("version {version}, this program needs {}; run rowlock migrate up", newest());
             check("schema", false, detail)
@@ -54,6 +63,12 @@ pub(super) fn text(checks: &[Check]) -> String {
     text
 }
 
+/// Whether the functions in the database are this program's, or a later one's.
+fn has_text(reading: &Reading) -> bool {
+    let text = reading.of("text").next();
+    text.is_some_and(|t| t.label == migrate::text_digest() || t.value > migrate::release_number())
+}
+
 fn newest() -> i32 {
     MIGRATIONS.iter().map(|m| m.version).max().unwrap_or_default()
 }
@@ -64,8 +79,13 @@ mod tests {
     use crate::metrics::{Facts, Reading, Sample};
 
     fn seen(version: f64) -> Look {
+        seen_with(version, &migrate::text_digest(), migrate::release_number())
+    }
+
+    fn seen_with(version: f64, digest: &str, release: f64) -> Look {
         let schema = Sample { what: "schema".into(), value: version, ..Sample::default() };
-        Look::of(Ok(Reading::new(vec![schema])))
+        let text = Sample { what: "text".into(), label: digest.into(), value: release, ..Sample::default() };
+        Look::of(Ok(Reading::new(vec![schema, text])))
     }
 
     #[test]
@@ -99,5 +119,15 @@ mod tests {
         let (facts, now) = (Facts::new("worker"), Instant::now());
         facts.tick(now);
         assert!(checks(&seen(f64::from(newest()) + 1.0), &facts.known(), now).iter().all(|c| c.good));
+        let later = seen_with(newest().into(), "another", migrate::release_number() + 1.0);
+        assert!(checks(&later, &facts.known(), now).iter().all(|c| c.good));
+    }
+
+    #[test]
+    fn functions_of_an_earlier_release_are_not_ready() {
+        let (facts, now) = (Facts::new("worker"), Instant::now());
+        facts.tick(now);
+        let earlier = seen_with(newest().into(), "another", migrate::release_number());
+        assert!(text(&checks(&earlier, &facts.known(), now)).contains("[-] schema: its functions are of an earlier"));
     }
 }

@@ -102,7 +102,7 @@ impl Reading {
         self.of("searched").filter_map(|s| Some((s.queue.parse().ok()?, s.label.parse().ok()?, s.value as i64)))
     }
 
-    pub(super) fn of(&self, what: &str) -> impl Iterator<Item = &Sample> {
+    pub(crate) fn of(&self, what: &str) -> impl Iterator<Item = &Sample> {
         self.samples.iter().filter(move |s| s.what == what)
     }
 

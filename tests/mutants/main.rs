@@ -64,7 +64,7 @@ fn every_mutant_names_a_scenario_there_is() {
 
 /// The scenarios that fail, and why, in a database of its own.
 async fn examine(mutant: Option<&Mutant>) -> Result<Vec<(&'static str, String)>, String> {
-    let mut schema: String = rowlock::migrate::MIGRATIONS.iter().map(|m| m.sql).collect();
+    let mut schema = rowlock::migrate::script();
     if let Some(m) = mutant {
         schema = cut::cut(&schema, m.place, m.guard, m.instead).map_err(|e| format!("{}: {e}", m.name))?;
     }

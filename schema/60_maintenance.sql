@@ -1,6 +1,6 @@
--- Rowlock 5: what has to be done now and then. One worker (or controller) at a time is the keeper.
+-- What has to be done now and then. One worker (or controller) at a time is the keeper.
 
-CREATE FUNCTION rowlock.promote(max int DEFAULT 2000) RETURNS int
+CREATE OR REPLACE FUNCTION rowlock.promote(max int DEFAULT 2000) RETURNS int
 LANGUAGE plpgsql SET search_path = pg_catalog, rowlock, pg_temp
   SET plan_cache_mode = force_generic_plan SET jit = off SET enable_seqscan = off AS $$
 #variable_conflict use_column
@@ -30,7 +30,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION rowlock.promote IS 'Moves jobs whose time has come to ready, at most max, in the order they became due. Internal.';
 
-CREATE FUNCTION rowlock.rescue(max int DEFAULT 200) RETURNS int
+CREATE OR REPLACE FUNCTION rowlock.rescue(max int DEFAULT 200) RETURNS int
 LANGUAGE plpgsql SET search_path = pg_catalog, rowlock, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
@@ -74,7 +74,7 @@ END $$;
 COMMENT ON FUNCTION rowlock.rescue IS
 'Puts the jobs of workers whose lease has expired back in their old place, without consuming an attempt; a job that lost five workers has failed. Internal.';
 
-CREATE FUNCTION rowlock.fold() RETURNS void
+CREATE OR REPLACE FUNCTION rowlock.fold() RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, rowlock, pg_temp AS $$
 #variable_conflict use_column
 BEGIN
@@ -116,7 +116,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION rowlock.fold IS 'Adds what the tally says to the totals, in one commit. Only the keeper does it. Internal.';
 
-CREATE FUNCTION rowlock.sweep() RETURNS void
+CREATE OR REPLACE FUNCTION rowlock.sweep() RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, rowlock, pg_temp SET lock_timeout = '20ms' AS $$
 #variable_conflict use_column
 DECLARE
@@ -154,7 +154,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION rowlock.sweep IS 'The rare part of keeping: lanes, forgotten cancel requests, expired history. Internal.';
 
-CREATE FUNCTION rowlock.keep_v1(holder uuid) RETURNS TABLE (keeper boolean, promoted int, rescued int, next_due_seconds float8)
+CREATE OR REPLACE FUNCTION rowlock.keep_v1(holder uuid) RETURNS TABLE (keeper boolean, promoted int, rescued int, next_due_seconds float8)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp AS $$
 #variable_conflict use_column
 DECLARE

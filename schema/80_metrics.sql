@@ -1,54 +1,14 @@
--- Rowlock 8: what is exported. Totals live here, not in a process: they go on over restarts, changes of the
--- leader and times without any worker. Transitions write lines of the tally; fold (0005) adds them up here.
+-- What is exported. Totals live here, not in a process: they go on over restarts, changes of the leader and
+-- times without any worker. Transitions write lines of the tally; fold adds them up.
 
--- The names that get a label of their own in metrics; all others share the label other. Only fold adds to
--- it, in the commit that adds a name's first line to the totals, and nothing is ever removed: a name that
--- moved from other to its own label would take its count with it, and a counter would go back.
-CREATE TABLE rowlock.label (
-  kind text NOT NULL CHECK (kind IN ('type', 'reason')),
-  name text NOT NULL,
-  PRIMARY KEY (kind, name)
-);
-
--- Failures and retries by reason.
-CREATE TABLE rowlock.total_reason (
-  queue   int4 NOT NULL,
-  type    text NOT NULL,
-  reason  text NOT NULL,
-  failed  int8 NOT NULL,
-  retried int8 NOT NULL,
-  PRIMARY KEY (queue, type, reason)
-) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 200);
-
--- The histograms: how long jobs waited, from their due time to their claim, and how long the attempts that
--- ended had run. A job claimed twice waited twice.
-CREATE TABLE rowlock.total_time (
-  queue   int4 NOT NULL,
-  type    text NOT NULL,
-  what    text NOT NULL CHECK (what IN ('wait', 'run')),
-  bucket  int2 NOT NULL,     -- see rowlock.bucket
-  jobs    int8 NOT NULL,
-  seconds float8 NOT NULL,   -- in all
-  PRIMARY KEY (queue, type, what, bucket)
-) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 200);
-
--- What the controller decided and could not do. rowlock.decision forgets after a day; these do not.
-CREATE TABLE rowlock.total_scaler (
-  deployment text NOT NULL,
-  what       text NOT NULL CHECK (what IN ('decision', 'error')),
-  reason     text NOT NULL,
-  n          int8 NOT NULL,
-  PRIMARY KEY (deployment, what, reason)
-) WITH (fillfactor = 50);
-
-CREATE FUNCTION rowlock.label_room(kind text) RETURNS int8
+CREATE OR REPLACE FUNCTION rowlock.label_room(kind text) RETURNS int8
 LANGUAGE sql STABLE SET search_path = pg_catalog, rowlock, pg_temp AS $$
   SELECT GREATEST(CASE label_room.kind WHEN 'type' THEN 100 ELSE 50 END - (SELECT count(*) FROM label l WHERE l.kind = label_room.kind), 0)
 $$;
 COMMENT ON FUNCTION rowlock.label_room IS
 'How many more names of a kind get a label of their own: 100 types, 50 reasons in all. Internal.';
 
-CREATE FUNCTION rowlock.oldest_transaction() RETURNS float8
+CREATE OR REPLACE FUNCTION rowlock.oldest_transaction() RETURNS float8
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
   SELECT coalesce(extract(epoch FROM clock_timestamp() - min(o.began))::float8, 0)
     FROM (SELECT a.xact_start AS began FROM pg_stat_activity a
@@ -59,7 +19,7 @@ $$;
 COMMENT ON FUNCTION rowlock.oldest_transaction IS
 'Seconds since the oldest open transaction of this database began. Null where the schema''s owner may not see others'' transactions: GRANT pg_read_all_stats to it. Internal.';
 
-CREATE FUNCTION rowlock.metrics_v1(hint_queues int4[] DEFAULT '{}', hint_ranks int2[] DEFAULT '{}', hint_after int8[] DEFAULT '{}')
+CREATE OR REPLACE FUNCTION rowlock.metrics_v1(hint_queues int4[] DEFAULT '{}', hint_ranks int2[] DEFAULT '{}', hint_after int8[] DEFAULT '{}')
 RETURNS TABLE (what text, queue text, type text, label text, value float8)
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp
   SET plan_cache_mode = force_generic_plan SET jit = off SET enable_seqscan = off AS $$
@@ -121,6 +81,9 @@ BEGIN
       FROM depths d)
   SELECT 'read_at', NULL::text, NULL::text, NULL::text, extract(epoch FROM clock_timestamp())::float8
   UNION ALL SELECT 'schema', NULL, NULL, NULL, max(m.version)::float8 FROM migration m
+  UNION ALL SELECT 'text', NULL, NULL,
+    encode(sha256(convert_to(string_agg(s.file || ' ' || s.checksum, E'\n' ORDER BY s.file COLLATE "C"), 'UTF8')), 'hex'),
+    max((s.release[1] * 1000 + s.release[2]) * 1000 + s.release[3])::float8 FROM schema_text s
   UNION ALL SELECT 'bound', NULL, NULL, NULL, b FROM unnest(bucket_bounds()) b
   UNION ALL SELECT 'oldest_transaction', NULL, NULL, NULL, o FROM oldest_transaction() o WHERE o IS NOT NULL
   UNION ALL SELECT 'queue_pending', d.queue, NULL, NULL, d.pending FROM depths d
@@ -140,7 +103,7 @@ COMMENT ON FUNCTION rowlock.metrics_v1 IS
 Hints: as of claim_v1, from the searched rows of the last call (queue its number, label the rank): rows that are gone but not yet vacuumed are not walked again. Leave them out now and then. It counts nothing: the cost is that of the totals, of the lines not yet folded and of one probe per priority in use.
 SQLSTATEs: none. Locks: none.';
 
-CREATE FUNCTION rowlock.scaler_error_v1(epoch int8, deployment text, reason text) RETURNS void
+CREATE OR REPLACE FUNCTION rowlock.scaler_error_v1(epoch int8, deployment text, reason text) RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp AS $$
   SELECT fence(scaler_error_v1.epoch);
   INSERT INTO total_scaler AS t (deployment, what, reason, n) VALUES (scaler_error_v1.deployment, 'error', scaler_error_v1.reason, 1)
@@ -148,9 +111,3 @@ LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp AS 
 $$;
 COMMENT ON FUNCTION rowlock.scaler_error_v1 IS
 'Counts what the leader could not do; reason is one of a few fixed words. Decisions are counted by record_v1. SQLSTATEs: RL030. Locks: the leader''s row, shared; the counter''s row.';
-
-REVOKE ALL ON rowlock.label, rowlock.total_reason, rowlock.total_time, rowlock.total_scaler FROM PUBLIC;
-REVOKE ALL ON FUNCTION rowlock.label_room, rowlock.oldest_transaction, rowlock.metrics_v1, rowlock.scaler_error_v1 FROM PUBLIC;
--- A worker serves metrics over its own connection; rowlock_reader is for whoever serves nothing else.
-GRANT EXECUTE ON FUNCTION rowlock.metrics_v1 TO rowlock_worker, rowlock_reader, rowlock_admin;
-GRANT EXECUTE ON FUNCTION rowlock.scaler_error_v1 TO rowlock_admin;

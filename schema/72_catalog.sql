@@ -1,22 +1,46 @@
--- Rowlock 9: where the catalogue comes from in a cluster.
+-- The catalogue of job types, and where it comes from in a cluster.
 
--- The catalogue's sources ---------------------------------------------------------------------
+CREATE OR REPLACE VIEW rowlock.job_types AS
+  SELECT name, queue, launch, image, command, args, env, resources, timeout, max_retries, priority, backoff, expected,
+         max_concurrency, rate, no_retry_exit_codes, payload_schema,
+         jsonb_strip_nulls(jsonb_build_object('completed', keep_completed::text, 'failed', keep_failed::text)) AS keep,
+         service_account, pod_template, updated_at
+    FROM rowlock.job_type;
+COMMENT ON VIEW rowlock.job_types IS 'The job-type catalogue.';
 
--- What was loaded from where, so that what a source no longer holds can end. What was applied by hand is in no
--- source, and stays.
-CREATE TABLE rowlock.catalog_source (
-  source text PRIMARY KEY,
-  digest text NOT NULL
-);
-CREATE TABLE rowlock.catalog_entry (
-  kind   text NOT NULL CHECK (kind IN ('type', 'schedule')),
-  name   text NOT NULL,
-  source text NOT NULL REFERENCES rowlock.catalog_source ON DELETE CASCADE,
-  PRIMARY KEY (kind, name)
-);
-CREATE INDEX catalog_entry_source ON rowlock.catalog_entry (source);
+CREATE OR REPLACE FUNCTION rowlock.put_job_type(type jsonb) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+  v_fault text := name_fault(type ->> 'name');
+  v rowlock.job_type;
+BEGIN
+  IF v_fault IS NOT NULL THEN PERFORM refuse('RL001', 'name: ' || v_fault); END IF;
+  IF type ->> 'queue' IS NOT NULL THEN PERFORM ensure_queue(type ->> 'queue'); END IF;
+  v_fault := job_fault('{}', (type ->> 'priority')::int4, (type ->> 'max_retries')::int4, NULL, NULL, now());
+  IF v_fault IS NOT NULL THEN PERFORM refuse(left(v_fault, 5), substr(v_fault, 6)); END IF;
+  v := jsonb_populate_record(NULL::rowlock.job_type,
+    '{"launch": "process", "command": [], "args": [], "env": {}, "no_retry_exit_codes": []}' || jsonb_strip_nulls(type)
+    || jsonb_build_object('updated_at', clock_timestamp()));
+  IF v.keep_completed > interval '366 days' OR v.keep_failed > interval '366 days' THEN
+    PERFORM refuse('RL021', 'keep: expected at most 366 days');
+  END IF;
+  DELETE FROM job_type t WHERE t.name = v.name;
+  INSERT INTO job_type SELECT v.*;
+END $$;
+COMMENT ON FUNCTION rowlock.put_job_type IS
+'Adds or replaces a job type; the keys are the columns of the table job_type. rowlock types apply checks a file and calls this.
+SQLSTATEs: RL001, RL003 to RL005, RL021, and Postgres''s own for a value of the wrong kind. Locks: the type''s row.';
 
-CREATE FUNCTION rowlock.sync_catalog_v1(epoch int8, source text, digest text, types jsonb, schedules jsonb) RETURNS boolean
+CREATE OR REPLACE FUNCTION rowlock.job_types_v1() RETURNS TABLE (name text, launch text, command text[], args text[], env jsonb,
+  timeout_seconds float8, no_retry_exit_codes int4[], payload_schema jsonb, image text, resources jsonb, service_account text, pod_template jsonb)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp AS $$
+  SELECT t.name, t.launch, t.command, t.args, t.env, extract(epoch FROM t.timeout)::float8, t.no_retry_exit_codes, t.payload_schema,
+         t.image, t.resources, t.service_account, t.pod_template FROM job_type t
+$$;
+COMMENT ON FUNCTION rowlock.job_types_v1 IS 'What a worker needs to know of the job types. Locks: none.';
+
+CREATE OR REPLACE FUNCTION rowlock.sync_catalog_v1(epoch int8, source text, digest text, types jsonb, schedules jsonb) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
@@ -67,12 +91,8 @@ COMMENT ON FUNCTION rowlock.sync_catalog_v1 IS
 'Loads the job types and schedules of one source, rows as put_job_type and put_schedule take them, all or none, unless its digest is that of before; and removes what the source held and no longer holds: schedules at once, a type once no job and no schedule of it is left. False if one is left: call again later. Empty arrays end a source.
 SQLSTATEs: RL030, RL021, and those of put_job_type and put_schedule. Locks: the source''s row, then the types'' and schedules''; the leader''s row, shared.';
 
-CREATE FUNCTION rowlock.catalog_sources_v1() RETURNS TABLE (source text)
+CREATE OR REPLACE FUNCTION rowlock.catalog_sources_v1() RETURNS TABLE (source text)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp AS $$
   SELECT s.source FROM catalog_source s ORDER BY s.source
 $$;
 COMMENT ON FUNCTION rowlock.catalog_sources_v1 IS 'The sources of the catalogue. SQLSTATEs: none. Locks: none.';
-
-REVOKE ALL ON rowlock.catalog_source, rowlock.catalog_entry FROM PUBLIC;
-REVOKE ALL ON FUNCTION rowlock.sync_catalog_v1, rowlock.catalog_sources_v1 FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION rowlock.sync_catalog_v1, rowlock.catalog_sources_v1 TO rowlock_admin;

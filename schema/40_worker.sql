@@ -1,0 +1,118 @@
+-- A worker's registration: its lease, its heartbeat, its sleep, its end.
+
+CREATE OR REPLACE FUNCTION rowlock.lease_lost() RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, rowlock, pg_temp AS $$
+BEGIN
+  PERFORM refuse('RL020', 'lease lost: worker is unknown or its lease has expired',
+    'Stop its jobs and register again with rowlock.register_worker_v1.');
+END $$;
+COMMENT ON FUNCTION rowlock.lease_lost IS 'Refuses a worker without a lease. Internal.';
+
+CREATE OR REPLACE FUNCTION rowlock.register_worker_v1(name text, identity text, queues text[], slots int, lease_seconds float8 DEFAULT 30, version text DEFAULT '')
+RETURNS uuid
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+  v_id uuid;
+  v_fault text := name_fault(register_worker_v1.name);
+BEGIN
+  IF v_fault IS NOT NULL THEN PERFORM refuse('RL021', 'name: ' || v_fault); END IF;
+  IF coalesce(octet_length(register_worker_v1.identity), 0) NOT BETWEEN 1 AND 256 THEN PERFORM refuse('RL021', 'identity: expected 1 to 256 bytes'); END IF;
+  IF coalesce(cardinality(register_worker_v1.queues), 0) = 0 THEN PERFORM refuse('RL021', 'queues: expected at least one'); END IF;
+  IF coalesce(register_worker_v1.slots, 0) NOT BETWEEN 1 AND 100000 THEN PERFORM refuse('RL021', 'slots: expected 1 to 100000'); END IF;
+  IF lease_seconds IS NULL OR NOT lease_seconds BETWEEN 0.1 AND 86400 THEN PERFORM refuse('RL021', 'lease_seconds: expected 0.1 to 86400'); END IF;
+  PERFORM ensure_queue(q) FROM (SELECT DISTINCT q FROM unnest(register_worker_v1.queues) q ORDER BY q) q;
+  INSERT INTO worker (name, identity, queues, slots, version, lease_until)
+  VALUES (register_worker_v1.name, register_worker_v1.identity, register_worker_v1.queues, register_worker_v1.slots,
+          coalesce(register_worker_v1.version, ''), clock_timestamp() + make_interval(secs => lease_seconds))
+  RETURNING id INTO v_id;
+  RETURN v_id;
+END $$;
+COMMENT ON FUNCTION rowlock.register_worker_v1 IS
+'Makes a worker and starts its lease. name is for people; identity is the Pod UID or host, and start. Returns the worker''s id, which every other call takes.
+SQLSTATEs: RL021 by argument, RL003 for a queue''s name. Locks: none but for new queues.';
+
+CREATE OR REPLACE FUNCTION rowlock.extend_v1(worker uuid, lease_seconds float8 DEFAULT 30, drain boolean DEFAULT false)
+RETURNS TABLE (lease_until timestamptz, draining boolean, cancelled uuid[])
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+  v_until timestamptz;
+  v_draining boolean;
+BEGIN
+  IF lease_seconds IS NULL OR NOT lease_seconds BETWEEN 0.1 AND 86400 THEN PERFORM refuse('RL021', 'lease_seconds: expected 0.1 to 86400'); END IF;
+  UPDATE worker w SET heartbeat_at = clock_timestamp(), lease_until = clock_timestamp() + make_interval(secs => lease_seconds),
+                      draining = w.draining OR extend_v1.drain
+   WHERE w.id = extend_v1.worker AND w.lease_until > clock_timestamp()
+  RETURNING w.lease_until, w.draining INTO v_until, v_draining;
+  IF NOT FOUND THEN PERFORM lease_lost(); END IF;
+  RETURN QUERY SELECT v_until, v_draining, ARRAY(SELECT c.job FROM cancel_request c WHERE c.worker = extend_v1.worker);
+END $$;
+COMMENT ON FUNCTION rowlock.extend_v1 IS
+'The heartbeat: one row, however many jobs. Answers the new deadline, whether the worker is to drain, and the running jobs it is to stop.
+SQLSTATEs: RL020 if the lease has expired, RL021. Locks: the worker''s row.';
+
+CREATE OR REPLACE FUNCTION rowlock.progress_v1(worker uuid, lease int8, id uuid, progress jsonb) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
+  IF progress_v1.progress IS NULL OR octet_length(progress_v1.progress::text) > 8192 THEN
+    PERFORM refuse('RL021', 'progress: expected JSON of at most 8 KiB');
+  END IF;
+  UPDATE lease l SET progress = coalesce(l.progress, '{}') || jsonb_build_object(progress_v1.id::text, progress_v1.progress)
+   WHERE l.worker = progress_v1.worker AND l.id = progress_v1.lease AND progress_v1.id <> ALL (l.done)
+     AND EXISTS (SELECT FROM unnest(l.jobs) j WHERE j.id = progress_v1.id)
+     AND EXISTS (SELECT FROM worker w WHERE w.id = progress_v1.worker AND w.lease_until > clock_timestamp());
+  RETURN FOUND;
+END $$;
+COMMENT ON FUNCTION rowlock.progress_v1 IS
+'Stores a running job''s progress, JSON up to 8 KiB. False if the lease is lost. SQLSTATEs: RL021. Locks: the receipt.';
+
+CREATE OR REPLACE FUNCTION rowlock.sleep_v1(worker uuid, queues text[]) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
+  IF NOT EXISTS (SELECT FROM worker w WHERE w.id = sleep_v1.worker AND w.lease_until > clock_timestamp()) THEN PERFORM lease_lost(); END IF;
+  INSERT INTO sleeper (queue, worker)
+  SELECT q.id, sleep_v1.worker FROM queue q WHERE q.name = ANY (sleep_v1.queues) ON CONFLICT DO NOTHING;
+END $$;
+COMMENT ON FUNCTION rowlock.sleep_v1 IS
+'Asks for a NOTIFY on channel rowlock (payload: the queue''s number) when one of the queues gets a job. Call, then claim once more, then wait; call wake_v1 when awake. SQLSTATEs: RL020. Locks: none that wait.';
+
+CREATE OR REPLACE FUNCTION rowlock.wake_v1(worker uuid) RETURNS void
+LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp AS $$
+  DELETE FROM sleeper s WHERE s.worker = wake_v1.worker
+$$;
+COMMENT ON FUNCTION rowlock.wake_v1 IS 'No more NOTIFY for this worker. Locks: its sleeper rows.';
+
+CREATE OR REPLACE FUNCTION rowlock.stop_worker_v1(worker uuid) RETURNS void
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
+  UPDATE worker w SET lease_until = '-infinity', draining = true WHERE w.id = stop_worker_v1.worker;
+  DELETE FROM sleeper s WHERE s.worker = stop_worker_v1.worker;
+  DELETE FROM worker w WHERE w.id = stop_worker_v1.worker
+     AND NOT EXISTS (SELECT FROM lease l WHERE l.worker = stop_worker_v1.worker);
+END $$;
+COMMENT ON FUNCTION rowlock.stop_worker_v1 IS
+'Ends a worker''s life at once. Release its jobs first; what it still holds is rescued. Locks: its row.';
+
+CREATE OR REPLACE FUNCTION rowlock.living_jobs_v1(ids uuid[]) RETURNS TABLE (id uuid)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp
+  SET plan_cache_mode = force_generic_plan SET jit = off SET enable_seqscan = off AS $$
+#variable_conflict use_column
+DECLARE
+  v_id uuid;
+  v_place record;
+BEGIN
+  IF cardinality(ids) > 10000 THEN PERFORM refuse('RL021', 'ids: expected at most 10000'); END IF;
+  -- STABLE: all in the caller's snapshot, in which a job is in exactly one place.
+  RETURN QUERY SELECT j.id FROM lease l CROSS JOIN LATERAL unnest(l.jobs) j WHERE j.id = ANY (ids) AND j.id <> ALL (l.done);
+  FOREACH v_id IN ARRAY coalesce(ids, '{}') LOOP
+    v_place := id_place(v_id);
+    RETURN QUERY SELECT r.id FROM ready r WHERE r.queue = v_place.queue AND r.rank = v_place.rank AND r.pos = v_place.pos AND r.id = v_id AND NOT r.moved
+      UNION ALL SELECT r.id FROM ready r WHERE r.id = v_id AND r.moved;
+  END LOOP;
+END $$;
+COMMENT ON FUNCTION rowlock.living_jobs_v1 IS
+'Of up to 10000 jobs, those that run or are due: what is theirs outside of the database must stay. One that has ended, or waits for its time, is not among them. SQLSTATEs: RL021. Locks: none.';
