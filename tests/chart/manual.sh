@@ -6,10 +6,11 @@ manual() {
   local root=$PWD
   mkdir -p "$work/manual"
   openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=test -keyout "$work/key" -out "$work/manual/ca.crt" 2>/dev/null
-  # What the reader replaces: the namespace, the registry's image.
+  # What the reader replaces: the namespace, the registry's images.
   sed -n '/^```sh$/,/^```$/{/^```/d;p}' docs/operations.md |
-    sed -e "s/-n rowlock/-n $1/g" -e "s#registry.example/mail:1#$POSTGRES_IMAGE#" -e "s# charts/rowlock # $root/charts/rowlock #" \
-      -e "s#^workers:#image: {repository: ${ROWLOCK_IMAGE%:*}, tag: ${ROWLOCK_IMAGE##*:}}\n&#" >"$work/manual/run"
+    sed -e "s/-n rowlock/-n $1/g" -e "s/namespace rowlock /namespace $1 /" -e "s#registry.example/mail:1#$POSTGRES_IMAGE#" \
+      -e "s# charts/rowlock # $root/charts/rowlock #" \
+      -e "s#registry.example/rowlock, tag: 0.1.0#${ROWLOCK_IMAGE%:*}, tag: ${ROWLOCK_IMAGE##*:}#" >"$work/manual/run"
   ok "every command of docs/operations.md" env -C "$work/manual" -u DATABASE_URL -u ROWLOCK_DATABASE_URL \
     ADMIN_URL="postgres://rowlock:throw-away@$2/rowlock" OWNER_URL="postgres://jobs_owner:o@$2/jobs?sslmode=disable" \
     CONTROL_URL="postgres://jobs_control:c@$2/jobs?sslmode=disable" WORK_URL="postgres://jobs_work:w@$2/jobs?sslmode=disable" \
