@@ -47,7 +47,7 @@ convert copy correct cost count cover crash create cross cut deal decide declare
 demand deny depend deploy derive describe detach die differ disable disappear discard disconnect do double drain draw
 drive drop edit embed emit empty enable encrypt end enforce enqueue enter equal escape evict examine exceed execute exist
 exit expand expect expire explain export extend fail fall feed fetch fill find finish fire fit fix fold follow forbid
-force forget forward freeze get give go grant group grow guard guarantee guess handle hang happen hear help hide hint hold
+force forget forward freeze get give go grant group grow guard guarantee guess handle hang happen hear help hide hint hold hurry
 identify ignore imply import include increase inform inherit insert inspect install intend invent invoke join judge jump
 keep kill know label lack last launch lead learn lease leave let lie like limit link list listen live load lock log look
 lose lower maintain make manage map mark match matter mean measure meet mend merge migrate miss mistake mount move name
