@@ -38,11 +38,13 @@ pub mod controller;
 #[cfg(feature = "cli")]
 pub mod http;
 #[cfg(feature = "cli")]
-mod keeper;
+pub mod launch;
 #[cfg(feature = "cli")]
 mod listen;
 #[cfg(feature = "cli")]
 pub mod local_postgres;
+#[cfg(feature = "cli")]
+mod maintenance;
 #[cfg(feature = "cli")]
 pub mod metrics;
 #[cfg(feature = "cli")]

@@ -12,8 +12,8 @@ use tokio_postgres::types::Type;
 
 use super::{SLICE, median, put};
 use crate::{
-    JobQueue, NewJob, SessionOptions,
-    worker::{self, WorkerOptions},
+    JobQueue, NewJob, SessionOptions, launch,
+    worker::{Shutdown, WorkerOptions},
 };
 
 /// Nothing, and successfully.
@@ -112,10 +112,10 @@ async fn jobs(
         queues: vec![name.clone()],
         concurrency: options.concurrency,
         stop_when_empty: true,
-        guardian: Some(std::env::current_exe()?),
         ..WorkerOptions::default()
     };
-    let summary = worker::run(queue.clone(), worker, worker::Shutdown::default()).await?;
+    let commands = launch::LaunchOptions { guardian: Some(std::env::current_exe()?), ..Default::default() };
+    let summary = launch::run(queue.clone(), worker, commands, Shutdown::default()).await?;
     anyhow::ensure!(summary.completed == jobs as u64, "{jobs} jobs of {launch}, of which ended well: {summary:?}");
     let client = queue.pool().get().await.map_err(crate::Error::from)?;
     let row = client

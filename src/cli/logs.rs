@@ -11,7 +11,7 @@ use super::{
 use crate::{
     JobQueue,
     cluster::{Cluster, ClusterError, ClusterOptions},
-    worker::pod::{is_jobs_own, spec},
+    launch::pod::{is_jobs_own, spec},
 };
 
 pub(super) async fn run(

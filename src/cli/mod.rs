@@ -63,7 +63,7 @@ pub fn main() -> ExitCode {
     };
     if let Command::PodRun { grace, timeout, command } = &args.command {
         // The job's exit code is this program's.
-        return match runtime.block_on(crate::worker::pod::shim::run(command, *grace, *timeout)) {
+        return match runtime.block_on(crate::launch::pod::shim::run(command, *grace, *timeout)) {
             Ok(code) => ExitCode::from(code),
             Err(e) => fail(&e.into()),
         };
@@ -129,7 +129,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
         }
         Command::Simulate(command) => simulate::run(&out, command),
         Command::Doctor => doctor::run(connect().await, &out).await,
-        Command::Guardian { worker, dir } => Ok(crate::worker::guardian::stand(worker, &dir).await?),
+        Command::Guardian { worker, dir } => Ok(crate::launch::guardian::stand(worker, &dir).await?),
         Command::PodRun { .. } => Ok(()), // before this, in main
         Command::Install { dir } => install::run(&out, &dir),
         Command::Completion { shell } => {

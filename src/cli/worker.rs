@@ -10,8 +10,9 @@ use super::{
 use crate::{
     JobQueue,
     cluster::{Cluster, ClusterOptions},
+    launch::{self, Kind, LaunchOptions, PodOptions},
     metrics::Facts,
-    worker::{self, Kind, PodOptions, Shutdown, WorkerOptions},
+    worker::{Shutdown, WorkerOptions},
 };
 
 pub(super) async fn run(queue: JobQueue, out: &Output, place: &ClusterOptions, args: Worker) -> anyhow::Result<()> {
@@ -21,25 +22,27 @@ pub(super) async fn run(queue: JobQueue, out: &Output, place: &ClusterOptions, a
     let options = WorkerOptions {
         queues: args.queues,
         concurrency: args.concurrency.into(),
-        launch: args.launch,
         lease: args.lease,
         poll: args.poll,
         grace: args.grace,
         stop_when_empty: args.stop_when_empty,
         name: None,
         listen_url: args.listen_url,
+    };
+    let launch = LaunchOptions {
+        accept: args.launch,
         guardian: Some(super::install::this_program()?),
         cluster,
         pods: PodOptions { image: args.pod_image, grace: args.grace, pending: args.pod_pending, pull: args.pod_pull },
         facts: facts.clone(),
     };
-    options.check()?;
+    launch.check()?;
     let _served = serve::http(&args.serve, &queue, &facts).await?;
     let stop = stop_on_signal()?;
     if args.leash {
         end_with_stdin(&stop);
     }
-    let summary = worker::run(queue, options, stop).await?;
+    let summary = launch::run(queue, options, launch, stop).await?;
     if args.leash {
         return Ok(()); // nobody reads it
     }

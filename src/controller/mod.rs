@@ -52,7 +52,7 @@ pub use history::History;
 pub use limits::{InvalidLimits, Limits, Rule};
 
 use self::{lead::Reign, store::Store, target::Target, turn::Turns};
-use crate::{Error, JobQueue, SessionOptions, keeper, listen, metrics::Facts};
+use crate::{Error, JobQueue, SessionOptions, listen, maintenance, metrics::Facts};
 
 /// Turns are no closer than that, however often a NOTIFY comes.
 const DEBOUNCE: Duration = Duration::from_millis(100);
@@ -111,7 +111,7 @@ pub async fn run<T: Target>(queue: JobQueue, target: T, options: Options, end: C
         let store = keeps.clone();
         async move { store.keep(id).await }
     };
-    tasks.spawn(keeper::keep(round, end.clone()));
+    tasks.spawn(maintenance::maintain(round, end.clone()));
     tasks.spawn(ticks::tick(store.clone(), reign.clone(), end.clone()));
     if let Some(source) = options.catalog {
         tasks.spawn(configmaps::sync(store.clone(), source, reign.clone(), end.clone()));

@@ -25,12 +25,4 @@ impl Session {
         let rows = client.query_typed("SELECT refused FROM rowlock.release_v2($1, $2, $3, $4, $5)", &args).await?;
         rows.iter().map(|r| Ok(r.try_get(0)?)).collect()
     }
-
-    /// Of these jobs, those that run or are due.
-    pub(crate) async fn living(&self, ids: &[Uuid]) -> Result<Vec<Uuid>, Error> {
-        let client = self.pool.get().await?;
-        let sql = "SELECT id FROM rowlock.living_jobs_v1($1)";
-        let rows = client.query_typed(sql, &[(&ids, Type::UUID_ARRAY)]).await?;
-        rows.iter().map(|r| Ok(r.try_get(0)?)).collect()
-    }
 }

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use rowlock::{JobQueue, NewJob, worker};
+use rowlock::{JobQueue, NewJob, launch, worker};
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
@@ -98,7 +98,8 @@ async fn the_api_and_a_worker_drain_a_thousand_jobs_through_pgbouncer_without_an
         grace: Duration::from_secs(5),
         ..Default::default()
     };
-    let summary = worker::run(q.clone(), options, CancellationToken::new()).await.unwrap();
+    let summary =
+        launch::run(q.clone(), options, launch::LaunchOptions::default(), CancellationToken::new()).await.unwrap();
     assert_eq!((summary.completed, summary.failed, summary.retried), (500, 0, 0));
     assert_eq!(tasks.join_all().await.into_iter().sum::<i32>(), 500);
 }

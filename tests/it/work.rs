@@ -6,7 +6,11 @@ use std::{
     time::Duration,
 };
 
-use rowlock::{Error, Job, JobQueue, Status, worker};
+use rowlock::{
+    Error, Job, JobQueue, Status,
+    launch::{self, LaunchOptions},
+    worker,
+};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 use uuid::Uuid;
@@ -38,15 +42,19 @@ pub fn options() -> worker::WorkerOptions {
         concurrency: 4,
         lease: Duration::from_secs(5),
         grace: Duration::from_secs(2),
-        guardian: Some(env!("CARGO_BIN_EXE_rowlock").into()),
         ..Default::default()
     }
+}
+
+/// Commands with a guardian, as the program runs them.
+pub fn commands() -> LaunchOptions {
+    LaunchOptions { guardian: Some(env!("CARGO_BIN_EXE_rowlock").into()), ..Default::default() }
 }
 
 /// Works until nothing is due.
 pub async fn drain(q: &JobQueue) -> worker::WorkerSummary {
     let options = worker::WorkerOptions { stop_when_empty: true, ..options() };
-    worker::run(q.clone(), options, worker::Shutdown::default()).await.unwrap()
+    launch::run(q.clone(), options, commands(), worker::Shutdown::default()).await.unwrap()
 }
 
 /// Runs one job of a shell command to its end.
@@ -89,7 +97,7 @@ pub struct Working {
 impl Working {
     pub fn start(q: &JobQueue, options: worker::WorkerOptions) -> Working {
         let shutdown = worker::Shutdown::default();
-        Working { task: tokio::spawn(worker::run(q.clone(), options, shutdown.clone())), shutdown }
+        Working { task: tokio::spawn(launch::run(q.clone(), options, commands(), shutdown.clone())), shutdown }
     }
 
     pub async fn stop(self) -> worker::WorkerSummary {

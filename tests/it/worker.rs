@@ -2,12 +2,16 @@
 
 use std::time::Duration;
 
-use rowlock::{NewJob, Status, worker};
+use rowlock::{
+    NewJob, Status,
+    launch::{self, Kind, LaunchOptions},
+    worker,
+};
 use serde_json::json;
 
 use crate::{
     support::eventually,
-    work::{Working, drain, ends, job, options, result, run_one, shell, with_type},
+    work::{Working, commands, drain, ends, job, options, result, run_one, shell, with_type},
 };
 
 #[tokio::test]
@@ -109,8 +113,9 @@ async fn what_jobs_read_and_write_does_not_outlive_them_nor_its_place_the_worker
 async fn a_worker_runs_only_the_launches_it_was_told_to() {
     let (q, _db) = with_type(json!({"launch": "resident", "command": ["true"]})).await;
     let id = q.enqueue("t", json!({})).await.unwrap().id;
-    let only = worker::WorkerOptions { launch: vec![worker::Kind::Process], stop_when_empty: true, ..options() };
-    worker::run(q.clone(), only, worker::Shutdown::default()).await.unwrap();
+    let options = worker::WorkerOptions { stop_when_empty: true, ..options() };
+    let only = LaunchOptions { accept: vec![Kind::Process], ..commands() };
+    launch::run(q.clone(), options, only, worker::Shutdown::default()).await.unwrap();
     let error = job(&q, id).await.error.unwrap();
     assert!(error.contains("launch resident is not supported by this worker, only process"), "{error}");
 }

@@ -8,7 +8,9 @@ use uuid::Uuid;
 
 use crate::{
     support::{Db, eventually},
-    work::{Working, drain, ends, exists, job, options, processes_with, put_type, result, runs, shell, with_type},
+    work::{
+        Working, commands, drain, ends, exists, job, options, processes_with, put_type, result, runs, shell, with_type,
+    },
 };
 
 /// A handler in sh: runs `body` for each job, whose line is `$line`.
@@ -178,7 +180,7 @@ async fn a_handler_that_dies_at_its_start_is_started_ever_more_rarely() {
     let (q, _db) = with_type(job_type).await;
     q.enqueue_many(&vec![NewJob::new("t", json!({})); 4]).await.unwrap();
     let options = worker::WorkerOptions { stop_when_empty: true, ..one_slot() };
-    let summary = worker::run(q.clone(), options, worker::Shutdown::default()).await.unwrap();
+    let summary = rowlock::launch::run(q.clone(), options, commands(), worker::Shutdown::default()).await.unwrap();
     assert_eq!(summary.failed, 4);
     let times = std::fs::read_to_string(&starts).unwrap();
     let times: Vec<u64> = times.lines().map(|t| t.parse().unwrap()).collect();

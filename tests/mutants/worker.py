@@ -38,43 +38,43 @@ class Mutant(NamedTuple):
 
 MUTANTS = [
     Mutant(
-        "the heartbeat ends with the drain", "src/worker/lease.rs",
+        "the heartbeat ends with the drain", "src/worker/heartbeat.rs",
         "() = end.cancelled() => return,\n            }\n            match",
         "() = end.cancelled() => return,\n                () = drain.cancelled() => return,\n            }\n            match",
         "it", "worker_lease::a_draining_worker_keeps_its_lease",
     ),
     Mutant(
-        "no order before the deadline", "src/worker/lease.rs",
-        "orders.send_replace(Some(Order { why: Why::Lease, kill_at: deadline - kill }));", "",
-        "lib", "worker::lease::tests::without_a_beat_an_order_comes_before_the_deadline_and_ends_with_the_next_beat",
+        "no stop request before the deadline", "src/worker/stop.rs",
+        "requests.send_replace(lease_lost(deadline - kill));", "",
+        "lib", "worker::stop::tests::without_a_beat_a_request_comes_before_the_deadline_and_ends_with_the_next_beat",
     ),
     Mutant(
-        "jobs are killed at the deadline only", "src/worker/lease.rs",
-        "kill_at: deadline - kill }", "kill_at: deadline + kill }",
-        "lib", "worker::lease::tests::without_a_beat_an_order_comes_before_the_deadline_and_ends_with_the_next_beat",
+        "jobs are killed at the deadline only", "src/worker/stop.rs",
+        "lease_lost(deadline - kill)", "lease_lost(deadline + kill)",
+        "lib", "worker::stop::tests::without_a_beat_a_request_comes_before_the_deadline_and_ends_with_the_next_beat",
     ),
     Mutant(
-        "jobs go on after a lost lease until its deadline", "src/worker/lease.rs",
-        "kill_at: Instant::now() }));", "kill_at: deadline }));",
-        "lib", "worker::lease::tests::a_lost_lease_kills_at_once",
+        "jobs go on after a lost lease until its deadline", "src/worker/stop.rs",
+        "lease_lost(Instant::now())", "lease_lost(deadline)",
+        "lib", "worker::stop::tests::a_lost_lease_kills_at_once",
     ),
     Mutant(
-        "no guardian", "src/worker/life.rs",
-        "options.guardian.clone().map(", "options.guardian.clone().filter(|_| false).map(",
+        "no guardian", "src/launch/commands.rs",
+        "let guardian = guardian.map(|program|", "let guardian = guardian.filter(|_| false).map(|program|",
         "it", "worker_lease::no_process_of_a_killed_worker_is_alive_after_a_second",
     ),
     Mutant(
-        "a guardian that is not replaced", "src/worker/guardian.rs",
+        "a guardian that is not replaced", "src/launch/guardian.rs",
         "Ok(next) => running = next,", "Ok(_) => std::future::pending().await,",
         "it", "worker_lease::a_guardian_that_is_killed_is_replaced",
     ),
     Mutant(
-        "a guardian that does not know the deadline", "src/worker/guardian.rs",
+        "a guardian that does not know the deadline", "src/launch/guardian.rs",
         "if left == 0 && deadline != killed_for", "if false && left == 0 && deadline != killed_for",
         "it", "worker_lease::the_processes_of_a_frozen_worker_end_with_its_lease_and_its_late_word_is_refused",
     ),
     Mutant(
-        "signals go to the process, not to its group", "src/worker/launch/home.rs",
+        "signals go to the process, not to its group", "src/launch/process_group.rs",
         "let _ = kill_process_group(self.pid, signal);", "let _ = rustix::process::kill_process(self.pid, signal);",
         "it", "worker_ends::a_cancelled_job_is_stopped_with_its_children",
     ),
@@ -84,8 +84,8 @@ MUTANTS = [
         "it", "worker_shutdown::unfinished_jobs_go_back_within_the_grace_without_an_attempt",
     ),
     Mutant(
-        "a drained worker claims", "src/worker/life.rs",
-        "let free = if draining { 0 } else { self.slots.len() };", "let free = self.slots.len();",
+        "a drained worker claims", "src/worker/engine.rs",
+        "let free = if draining { 0 } else { self.free_places() };", "let free = self.free_places();",
         "it", "worker_shutdown::a_job_that_ends_within_the_grace_is_completed_and_no_other_is_claimed",
     ),
     Mutant(
@@ -99,34 +99,34 @@ MUTANTS = [
         "it", "worker_listen::a_listener_on_a_dead_wire_costs_latency_only_and_comes_back",
     ),
     Mutant(
-        "a payload is not held against its schema", "src/worker/admit.rs",
+        "a payload is not held against its schema", "src/launch/admit.rs",
         "Some(Ok(schema)) => check_payload(job.payload.get(), schema)?,", "Some(Ok(_)) => {}",
         "it", "worker_ends::a_payload_that_does_not_fit_its_type_is_refused_with_its_path_and_never_retried",
     ),
     Mutant(
-        "the end of stderr without a bound", "src/worker/launch/tail.rs",
+        "the end of stderr without a bound", "src/launch/tail.rs",
         "if kept.len() > 2 * ERROR_BYTES {", "if false {",
-        "lib", "worker::launch::tail::tests::the_end_is_kept_and_no_more",
+        "lib", "launch::tail::tests::the_end_is_kept_and_no_more",
     ),
     Mutant(
-        "a result without a bound", "src/worker/launch/files.rs",
+        "a result without a bound", "src/launch/files.rs",
         "if bytes.len() > RESULT_BYTES {", "if false {",
-        "lib", "worker::launch::files::tests::each_bad_result_has_its_reason",
+        "lib", "launch::files::tests::each_bad_result_has_its_reason",
     ),
     Mutant(
-        "the answer of another job counts", "src/worker/launch/lines.rs",
+        "the answer of another job counts", "src/launch/lines.rs",
         "if answer.job_id.is_some_and(|id| id != job) {", "if false {",
-        "lib", "worker::launch::lines::tests::answers_are_ends_and_one_of_another_job_is_stale",
+        "lib", "launch::lines::tests::answers_are_ends_and_one_of_another_job_is_stale",
     ),
     Mutant(
-        "a signal to a command that is being started is lost", "src/worker/launch/runner.rs",
+        "a signal to a command that is being started is lost", "src/launch/runner.rs",
         "Stage::Starting(signals) => signals.push(signal),", "Stage::Starting(_) => {}",
-        "lib", "worker::launch::runner::tests::a_signal_reaches_a_command_that_is_being_started",
+        "lib", "launch::runner::tests::a_signal_reaches_a_command_that_is_being_started",
     ),
     Mutant(
-        "a command that is given up on lives on", "src/worker/launch/runner.rs",
+        "a command that is given up on lives on", "src/launch/runner.rs",
         "    fn drop(&mut self) {\n        self.signal(Signal::KILL);", "    fn drop(&mut self) {",
-        "lib", "worker::launch::runner::tests::a_command_that_is_given_up_on_is_killed_and_its_thread_goes_on",
+        "lib", "launch::runner::tests::a_command_that_is_given_up_on_is_killed_and_its_thread_goes_on",
     ),
 ]
 

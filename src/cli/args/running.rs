@@ -16,7 +16,7 @@ pub(in crate::cli) struct Worker {
     pub concurrency: u16,
     /// The kinds of launch accepted: process, resident, and pod, which needs a cluster and --pod-image.
     #[arg(long, env = "ROWLOCK_LAUNCH", value_delimiter = ',', default_value = "process,resident")]
-    pub launch: Vec<crate::worker::Kind>,
+    pub launch: Vec<crate::launch::Kind>,
     #[arg(long, env = "ROWLOCK_LEASE_DURATION", value_parser = humantime::parse_duration, default_value = "30s")]
     pub lease: Duration,
     #[arg(long, env = "ROWLOCK_POLL", value_parser = pause, default_value = "1s")]

@@ -5,8 +5,15 @@ use serde_json::{Value, value::RawValue};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use uuid::Uuid;
 
-use super::{ERROR_BYTES, Outcome, RESULT_BYTES, Run, failure, files::parse};
-use crate::Failure;
+use super::{
+    files::{RESULT_BYTES, parse},
+    run::Run,
+    tail::ERROR_BYTES,
+};
+use crate::{
+    Failure,
+    worker::launcher::{Outcome, failure},
+};
 
 /// Of a line from a handler: a result of full size, and what is around it.
 const LINE_BYTES: usize = RESULT_BYTES + 4096;
@@ -24,8 +31,8 @@ struct JobLine<'a> {
     payload: &'a RawValue,
 }
 
-pub(super) fn job_line(run: &Run) -> Vec<u8> {
-    let job = &run.job;
+pub(super) fn job_line(run: &Run<'_>) -> Vec<u8> {
+    let job = run.job;
     line(&JobLine {
         job_id: job.id,
         r#type: &job.job_type,
@@ -48,7 +55,7 @@ fn line(value: &impl Serialize) -> Vec<u8> {
     bytes
 }
 
-/// What a handler said.
+/// A message of a handler.
 pub(super) enum Said {
     Progress(Value),
     Ended(Outcome),

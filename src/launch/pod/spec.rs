@@ -9,8 +9,14 @@ use k8s_openapi::api::core::v1::{Pod, Secret};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::{Parts, PodOptions, overlay};
-use crate::{ClaimedJob, worker::launch::Spec};
+use super::overlay;
+use crate::{
+    ClaimedJob,
+    launch::{
+        options::PodOptions,
+        spec::{Parts, Spec},
+    },
+};
 
 /// The container of the job.
 pub(crate) const CONTAINER: &str = "job";
@@ -65,7 +71,7 @@ fn literal(text: &str) -> String {
     text.replace('$', "$$")
 }
 
-/// What a Pod is made from.
+/// A Pod is made from these.
 pub(super) struct Made<'a> {
     pub job: &'a ClaimedJob,
     pub spec: &'a Spec,
@@ -221,7 +227,7 @@ pub(super) mod tests {
     use serde_json::value::RawValue;
 
     use super::*;
-    use crate::worker::launch::pod::SecretValue;
+    use crate::launch::spec::SecretValue;
 
     pub(in super::super) fn job() -> ClaimedJob {
         ClaimedJob {

@@ -1,16 +1,17 @@
-//! What a Pod's status says of its job; pure. An infrastructure's fault hands the job back, its own one fails it, each
-//! with a reason of its own.
+//! Reads a Pod's status as the state of its job; pure. A fault of the infrastructure hands the job back, a fault of the
+//! job fails it, each with a reason of its own.
 
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod, PodStatus};
+use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod, PodStatus as ApiStatus};
 
-use super::{PodOptions, report::Report, spec::CONTAINER};
+use super::{report::Report, spec::CONTAINER};
+use crate::launch::options::PodOptions;
 
 /// A Secret that is not there yet, or a cache of the kubelet's that is not, looks like a mistake for a moment.
-const CONFIG: Duration = Duration::from_secs(10);
+const CONFIG_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What it waits for before its job runs.
+/// The thing a Pod waits for before its job runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wait {
     Node,
@@ -20,7 +21,7 @@ pub(super) enum Wait {
 }
 
 #[derive(Debug, PartialEq)]
-pub(super) enum Look {
+pub(super) enum PodStatus {
     Waiting(Wait, String),
     Running,
     Ended(End),
@@ -57,25 +58,25 @@ fn back(reason: &'static str, after: Option<Duration>, text: String) -> End {
 }
 
 /// A Pod as it is. One that is being taken away has not ended before its job's container has.
-pub(super) fn look(pod: &Pod) -> Look {
-    let Some(status) = &pod.status else { return Look::Waiting(Wait::Start, "no status yet".into()) };
+pub(super) fn classify(pod: &Pod) -> PodStatus {
+    let Some(status) = &pod.status else { return PodStatus::Waiting(Wait::Start, "no status yet".into()) };
     let job = status.container_statuses.iter().flatten().find(|c| c.name == CONTAINER);
     let state = job.and_then(|c| c.state.as_ref());
     let over = matches!(status.phase.as_deref(), Some("Failed" | "Succeeded"));
     let ended = state.is_some_and(|s| s.terminated.is_some());
     if over || ended {
-        return Look::Ended(end(pod, status, state));
+        return PodStatus::Ended(end(pod, status, state));
     }
     if state.is_some_and(|s| s.running.is_some()) {
-        return Look::Running;
+        return PodStatus::Running;
     }
     waiting(status)
 }
 
-/// What was seen of one that is gone and was not taken away by its worker.
-pub(super) fn gone(last: Option<&Pod>) -> End {
-    match last.map(look) {
-        Some(Look::Ended(end)) => end,
+/// The end of a Pod that somebody else took away, by what was seen of it last.
+pub(super) fn classify_deleted(last: Option<&Pod>) -> End {
+    match last.map(classify) {
+        Some(PodStatus::Ended(end)) => end,
         _ => match last.and_then(|pod| disruption(pod.status.as_ref()?)) {
             Some(end) => end,
             None => back("pod_gone", None, "the Pod was taken away before its end was seen".into()),
@@ -83,7 +84,7 @@ pub(super) fn gone(last: Option<&Pod>) -> End {
     }
 }
 
-fn end(pod: &Pod, status: &PodStatus, state: Option<&ContainerState>) -> End {
+fn end(pod: &Pod, status: &ApiStatus, state: Option<&ContainerState>) -> End {
     if let Some(end) = disruption(status) {
         return end;
     }
@@ -119,7 +120,7 @@ fn end(pod: &Pod, status: &PodStatus, state: Option<&ContainerState>) -> End {
     }
 }
 
-fn never_started(status: &PodStatus, deleted: bool) -> End {
+fn never_started(status: &ApiStatus, deleted: bool) -> End {
     let failed_init = status.init_container_statuses.iter().flatten().find_map(|c| {
         let ended = c.state.as_ref()?.terminated.as_ref().filter(|t| t.exit_code != 0)?;
         Some((c.name.clone(), ended))
@@ -136,7 +137,7 @@ fn never_started(status: &PodStatus, deleted: bool) -> End {
     }
 }
 
-fn disruption(status: &PodStatus) -> Option<End> {
+fn disruption(status: &ApiStatus) -> Option<End> {
     let condition = status.conditions.iter().flatten().find(|c| c.type_ == "DisruptionTarget" && c.status == "True")?;
     let reason = match condition.reason.as_deref().unwrap_or_default() {
         "PreemptionByScheduler" => "preempted",
@@ -147,23 +148,23 @@ fn disruption(status: &PodStatus) -> Option<End> {
     Some(back(reason, None, text))
 }
 
-fn waiting(status: &PodStatus) -> Look {
+fn waiting(status: &ApiStatus) -> PodStatus {
     let all = || status.init_container_statuses.iter().flatten().chain(status.container_statuses.iter().flatten());
     for (name, reason, text) in all().filter_map(stuck) {
         let text = format!("container {name}: {text}");
         match reason {
-            "InvalidImageName" => return Look::Ended(failed("invalid_image_name", false, text)),
+            "InvalidImageName" => return PodStatus::Ended(failed("invalid_image_name", false, text)),
             "ErrImagePull" | "ImagePullBackOff" | "ErrImageNeverPull" | "ImageInspectError" | "RegistryUnavailable" => {
-                return Look::Waiting(Wait::Image, text);
+                return PodStatus::Waiting(Wait::Image, text);
             }
-            "CreateContainerConfigError" | "CreateContainerError" => return Look::Waiting(Wait::Config, text),
+            "CreateContainerConfigError" | "CreateContainerError" => return PodStatus::Waiting(Wait::Config, text),
             _ => {}
         }
     }
     let unscheduled = status.conditions.iter().flatten().find(|c| c.type_ == "PodScheduled" && c.status == "False");
     match unscheduled {
-        Some(c) => Look::Waiting(Wait::Node, c.message.clone().unwrap_or_default()),
-        None => Look::Waiting(Wait::Start, "its containers are being made".into()),
+        Some(c) => PodStatus::Waiting(Wait::Node, c.message.clone().unwrap_or_default()),
+        None => PodStatus::Waiting(Wait::Start, "its containers are being made".into()),
     }
 }
 
@@ -180,7 +181,7 @@ pub(super) fn overdue(wait: Wait, text: &str, waited: Duration, options: &PodOpt
         Wait::Node => (options.pending, back("unschedulable", again, text.to_owned())),
         Wait::Start => (options.pending, back("not_started", again, text.to_owned())),
         Wait::Image => (options.pull, failed("image_pull", true, text.to_owned())),
-        Wait::Config => (CONFIG, failed("container_config", true, text.to_owned())),
+        Wait::Config => (CONFIG_TIMEOUT, failed("container_config", true, text.to_owned())),
     };
     (waited >= bound).then_some(end)
 }
@@ -210,13 +211,13 @@ mod tests {
             "state": {"waiting": {"reason": reason}}}]})
     }
 
-    fn word(look: &Look) -> &'static str {
-        match look {
-            Look::Ended(End::Failed { reason, .. } | End::Back { reason, .. }) => reason,
-            Look::Ended(End::Reported(_)) => "reported",
-            Look::Ended(End::Bare { .. }) => "bare",
-            Look::Running => "running",
-            Look::Waiting(..) => "waiting",
+    fn word(status: &PodStatus) -> &'static str {
+        match status {
+            PodStatus::Ended(End::Failed { reason, .. } | End::Back { reason, .. }) => reason,
+            PodStatus::Ended(End::Reported(_)) => "reported",
+            PodStatus::Ended(End::Bare { .. }) => "bare",
+            PodStatus::Running => "running",
+            PodStatus::Waiting(..) => "waiting",
         }
     }
 
@@ -249,7 +250,7 @@ mod tests {
             (waits("ErrImagePull"), "waiting"),
             (disrupted("EvictionByEvictionAPI", waits("ContainerCreating")), "waiting"),
         ] {
-            assert_eq!(word(&look(&pod(status.clone()))), want, "{status}");
+            assert_eq!(word(&classify(&pod(status.clone()))), want, "{status}");
         }
     }
 
@@ -261,20 +262,20 @@ mod tests {
             (scheduled, options.pending, "unschedulable"),
             (waits("ContainerCreating"), options.pending, "not_started"),
             (waits("ImagePullBackOff"), options.pull, "image_pull"),
-            (waits("CreateContainerConfigError"), CONFIG, "container_config"),
+            (waits("CreateContainerConfigError"), CONFIG_TIMEOUT, "container_config"),
         ] {
-            let Look::Waiting(wait, text) = look(&pod(status)) else { panic!("{want}") };
+            let PodStatus::Waiting(wait, text) = classify(&pod(status)) else { panic!("{want}") };
             assert!(overdue(wait, &text, bound - Duration::from_millis(1), &options).is_none());
-            assert_eq!(word(&Look::Ended(overdue(wait, &text, bound, &options).unwrap())), want);
+            assert_eq!(word(&PodStatus::Ended(overdue(wait, &text, bound, &options).unwrap())), want);
         }
     }
 
     #[test]
     fn one_that_is_gone_is_what_was_seen_of_it_last() {
         let evicted = disrupted("EvictionByEvictionAPI", json!({"phase": "Running"}));
-        assert!(matches!(gone(Some(&pod(evicted))), End::Back { reason: "evicted", .. }));
-        assert!(matches!(gone(None), End::Back { reason: "pod_gone", .. }));
+        assert!(matches!(classify_deleted(Some(&pod(evicted))), End::Back { reason: "evicted", .. }));
+        assert!(matches!(classify_deleted(None), End::Back { reason: "pod_gone", .. }));
         let report = ended(json!({"exitCode": 0, "message": r#"{"rowlock":1,"code":0}"#}));
-        assert!(matches!(gone(Some(&pod(report))), End::Reported(_)));
+        assert!(matches!(classify_deleted(Some(&pod(report))), End::Reported(_)));
     }
 }

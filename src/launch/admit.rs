@@ -1,10 +1,10 @@
 //! Whether a job can be run here: its type is known, its launch is ours, its payload fits.
 
 use super::{
-    catalog::{JobType, NoLaunch},
-    launch::{Kind, Plan, failure},
+    job_types::{JobType, NoLaunch},
+    spec::{Kind, Plan},
 };
-use crate::{ClaimedJob, Failure};
+use crate::{ClaimedJob, Failure, worker::launcher::failure};
 
 pub(super) fn admit(job: &ClaimedJob, job_type: Option<&JobType>, accepted: &[Kind]) -> Result<Plan, Failure> {
     let name = &job.job_type;

@@ -15,13 +15,12 @@ use serde_json::value::RawValue;
 use tokio::sync::oneshot;
 
 use super::{
+    exit,
     files::Files,
-    home::{Group, Home},
-    progress::Progress,
+    process_group::{Group, ProcessGroups},
     tail::Tail,
-    watch,
 };
-use crate::Failure;
+use crate::{Failure, worker::progress::Progress};
 
 /// Of the thread, in bytes.
 const STACK: usize = 256 * 1024;
@@ -35,7 +34,7 @@ pub(super) struct Runner {
 #[derive(Debug)]
 struct Task {
     start: Start,
-    leash: Arc<Leash>,
+    link: Arc<Link>,
     told: oneshot::Sender<End>,
 }
 
@@ -46,7 +45,7 @@ pub(super) struct Start {
     /// Becomes its stdin, here: a disk that hangs must not hold up the heartbeat.
     pub payload: Box<RawValue>,
     pub files: Files,
-    pub home: Arc<Home>,
+    pub groups: Arc<ProcessGroups>,
     pub place: usize,
     pub progress: Arc<Progress>,
 }
@@ -67,17 +66,17 @@ pub(super) enum End {
 /// A command under way. It is killed with the value.
 #[derive(Debug)]
 pub(super) struct Running {
-    leash: Arc<Leash>,
+    link: Arc<Link>,
     end: oneshot::Receiver<End>,
 }
 
-/// By which a command is held: signals find it only while its number is its own.
+/// The way to a command for signals: they find it only while its number is its own.
 #[derive(Debug)]
-struct Leash(Mutex<Stage>);
+struct Link(Mutex<Stage>);
 
 #[derive(Debug)]
 enum Stage {
-    /// What it was sent meanwhile.
+    /// The signals it was sent meanwhile.
     Starting(Vec<Signal>),
     Running(Group),
     Ended,
@@ -94,18 +93,18 @@ impl Runner {
 
     /// Hands a command over to the thread, which must have none.
     pub(super) fn start(&self, start: Start) -> Running {
-        let leash = Arc::new(Leash(Mutex::new(Stage::Starting(Vec::new()))));
+        let link = Arc::new(Link(Mutex::new(Stage::Starting(Vec::new()))));
         let (told, end) = oneshot::channel();
         // Without its thread the command's end is `Unknown`.
-        let _ = self.starts.send(Task { start, leash: leash.clone(), told });
-        Running { leash, end }
+        let _ = self.starts.send(Task { start, link: link.clone(), told });
+        Running { link, end }
     }
 }
 
 impl Running {
     /// To its whole group; if it is still being started, as soon as it runs.
     pub(super) fn signal(&self, signal: Signal) {
-        match &mut *self.leash.stage() {
+        match &mut *self.link.stage() {
             Stage::Starting(signals) => signals.push(signal),
             Stage::Running(group) => group.signal(signal),
             Stage::Ended => {}
@@ -125,7 +124,7 @@ impl Drop for Running {
     }
 }
 
-impl Leash {
+impl Link {
     fn stage(&self) -> MutexGuard<'_, Stage> {
         self.0.lock().expect("no code panics while it holds this lock")
     }
@@ -138,7 +137,7 @@ impl Leash {
         *stage = Stage::Running(group);
     }
 
-    /// Ends what the command left running, and then lets its number go: until here nobody else can have it.
+    /// Ends every process that the command left running, and then lets its number go: until here nobody else can have it.
     fn ends(&self, child: &mut Child) -> io::Result<ExitStatus> {
         let mut stage = self.stage();
         *stage = Stage::Ended;
@@ -147,29 +146,29 @@ impl Leash {
 }
 
 fn serve(starts: &mpsc::Receiver<Task>) {
-    while let Ok(Task { start, leash, told }) = starts.recv() {
-        let end = run(start, &leash);
+    while let Ok(Task { start, link, told }) = starts.recv() {
+        let end = run(start, &link);
         // Last of all: who hears it may end the process.
         let _ = told.send(end);
     }
 }
 
-fn run(start: Start, leash: &Leash) -> End {
-    let Start { mut command, payload, mut files, home, place, progress } = start;
+fn run(start: Start, link: &Link) -> End {
+    let Start { mut command, payload, mut files, groups, place, progress } = start;
     match files.stdin(&payload) {
         Ok(stdin) => command.stdin(stdin),
         Err(error) => return End::Unknown(error),
     };
-    let started = command.spawn().and_then(|child| Ok((home.enter(place, child.id())?, child)));
+    let started = command.spawn().and_then(|child| Ok((groups.enter(place, child.id())?, child)));
     let (group, mut child) = match started {
         Ok(started) => started,
         Err(error) => return End::NotStarted(error),
     };
-    leash.runs(group);
+    link.runs(group);
     let (mut stderr, tail, mut seen) = (child.stderr.take(), Tail::default(), 0);
-    let waited = watch::until_end(&child, &mut stderr, &tail, || files.look(&mut seen, &progress));
+    let waited = exit::until_end(&child, &mut stderr, &tail, || files.look(&mut seen, &progress));
     // In any case: what cannot be waited for must not run on either.
-    let status = match waited.and(leash.ends(&mut child)) {
+    let status = match waited.and(link.ends(&mut child)) {
         Ok(status) => status,
         Err(error) => return End::Unknown(error),
     };
@@ -177,7 +176,7 @@ fn run(start: Start, leash: &Leash) -> End {
     if status.success() {
         return End::Succeeded(files.result());
     }
-    watch::last_words(&mut stderr, &tail);
+    exit::last_words(&mut stderr, &tail);
     End::Failed { status, stderr: tail.text() }
 }
 
@@ -188,18 +187,18 @@ mod tests {
 
     use uuid::Uuid;
 
-    use super::{super::Spec, *};
+    use super::{super::spec::Spec, *};
 
     const PATIENCE: Duration = Duration::from_secs(10);
 
-    fn start(home: &Arc<Home>, line: &str) -> Start {
+    fn start(groups: &Arc<ProcessGroups>, line: &str) -> Start {
         let args = vec!["-c".into(), line.into()];
         let spec = Spec { program: "sh".into(), args, env: Vec::new(), pod: None };
-        let mut command = home.command(&spec);
+        let mut command = groups.command(&spec);
         command.stdout(Stdio::null()).stderr(Stdio::piped());
-        let files = Files::new(home.dir(), "0.1");
+        let files = Files::new(groups.dir(), "0.1");
         let payload = RawValue::from_string("{}".into()).unwrap();
-        Start { command, payload, files, home: home.clone(), place: 0, progress: Arc::default() }
+        Start { command, payload, files, groups: groups.clone(), place: 0, progress: Arc::default() }
     }
 
     async fn end(mut running: Running) -> End {
@@ -208,13 +207,13 @@ mod tests {
 
     #[tokio::test]
     async fn a_command_ends_with_its_status_and_its_last_words() {
-        let (home, runner) = (Arc::new(Home::new(Uuid::now_v7(), 1).unwrap()), Runner::new().unwrap());
-        assert!(matches!(end(runner.start(start(&home, "exit 0"))).await, End::Succeeded(Ok(None))));
-        let End::Failed { status, stderr } = end(runner.start(start(&home, "echo why >&2; exit 3"))).await else {
+        let (groups, runner) = (Arc::new(ProcessGroups::new(Uuid::now_v7(), 1).unwrap()), Runner::new().unwrap());
+        assert!(matches!(end(runner.start(start(&groups, "exit 0"))).await, End::Succeeded(Ok(None))));
+        let End::Failed { status, stderr } = end(runner.start(start(&groups, "echo why >&2; exit 3"))).await else {
             panic!("it exits with 3");
         };
         assert_eq!((status.code(), &*stderr), (Some(3), "why\n"));
-        let mut none = start(&home, "");
+        let mut none = start(&groups, "");
         none.command = Command::new("/none");
         assert!(matches!(end(runner.start(none)).await, End::NotStarted(_)));
     }
@@ -222,9 +221,9 @@ mod tests {
     #[tokio::test]
     async fn a_signal_reaches_a_command_that_is_being_started() {
         use std::os::unix::process::ExitStatusExt;
-        let (home, runner) = (Arc::new(Home::new(Uuid::now_v7(), 1).unwrap()), Runner::new().unwrap());
+        let (groups, runner) = (Arc::new(ProcessGroups::new(Uuid::now_v7(), 1).unwrap()), Runner::new().unwrap());
         for _ in 0..20 {
-            let running = runner.start(start(&home, "sleep 60"));
+            let running = runner.start(start(&groups, "sleep 60"));
             running.signal(Signal::TERM);
             let End::Failed { status, .. } = end(running).await else { panic!("a signal ends it") };
             assert_eq!(status.signal(), Some(Signal::TERM.as_raw()));
@@ -233,10 +232,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_command_that_is_given_up_on_is_killed_and_its_thread_goes_on() {
-        let (home, runner) = (Arc::new(Home::new(Uuid::now_v7(), 1).unwrap()), Runner::new().unwrap());
-        drop(runner.start(start(&home, "sleep 60")));
-        end(runner.start(start(&home, "exit 0"))).await;
-        let groups = super::super::home::read(home.register().as_fd()).unwrap().1;
-        assert_eq!(groups, [], "nothing is left in the register");
+        let (groups, runner) = (Arc::new(ProcessGroups::new(Uuid::now_v7(), 1).unwrap()), Runner::new().unwrap());
+        drop(runner.start(start(&groups, "sleep 60")));
+        end(runner.start(start(&groups, "exit 0"))).await;
+        let left = super::super::process_group::read(groups.register().as_fd()).unwrap().1;
+        assert_eq!(left, [], "nothing is left in the register");
     }
 }

@@ -15,23 +15,33 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{
-    Launch, Outcome, Run, Slot, Spec,
-    home::{Group, Home},
     lines::{Lines, Said, cancel_line, job_line, understand},
-    orders::Step,
-    progress::Progress,
+    process_group::{Group, ProcessGroups, signal_of},
+    run::{Run, worker_io},
+    slot::Slot,
+    spec::Spec,
     tail::{LAST_WORDS, Tail},
-    worker_io,
 };
-use crate::Failure;
+use crate::{
+    Failure,
+    worker::{
+        launcher::{Outcome, failure},
+        stop::Step,
+    },
+};
 
-/// What a handler may take to end when its stdin is closed.
-const FAREWELL: Duration = Duration::from_secs(1);
+/// How long a handler may take to end after its stdin was closed.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-pub(super) struct Resident;
+/// The handler that waits in a slot for the next job, if one does.
+#[derive(Default)]
+pub(super) struct Warm {
+    handler: Option<Handler>,
+    starts: Starts,
+}
 
 /// A handler: it runs one job at a time, and waits between them.
-pub(super) struct Handler {
+struct Handler {
     spec: Arc<Spec>,
     child: Child,
     group: Group,
@@ -45,7 +55,7 @@ pub(super) struct Handler {
 
 /// When a handler that keeps dying at its start may be started again.
 #[derive(Debug, Default)]
-pub(super) struct Starts {
+struct Starts {
     failed: u32,
     not_before: Option<Instant>,
 }
@@ -72,63 +82,76 @@ enum Talk {
     Broken(Outcome),
 }
 
-impl Launch for Resident {
-    async fn run(slot: &mut Slot, run: &mut Run) -> Outcome {
-        let outcome = loop {
-            let mut handler = match ready(slot, run).await {
-                Ok(handler) => handler,
-                Err(outcome) => break outcome,
-            };
-            match handler.talk(run).await {
-                Talk::Ended(outcome) => {
-                    handler.proven = true;
-                    slot.starts = Starts::default();
-                    // One that heard a signal may end at any moment, under the next job.
-                    if !run.orders.signalled() {
-                        slot.handler = Some(handler);
-                    }
-                    break outcome;
-                }
-                Talk::Retired => {}
-                Talk::Broken(outcome) => {
-                    if !handler.proven && run.orders.why().is_none() {
-                        slot.starts.failed(Instant::now());
-                    }
-                    break outcome;
-                }
-            }
-        };
-        run.orders.why().map_or(outcome, |why| run.ordered(why))
+impl Warm {
+    /// The command of the handler that waits here.
+    pub(super) fn spec(&self) -> Option<&Spec> {
+        self.handler.as_ref().map(|handler| &*handler.spec)
     }
-}
 
-/// A handler for the job: the slot's own if it fits and is well, else a new one.
-async fn ready(slot: &mut Slot, run: &mut Run) -> Result<Handler, Outcome> {
-    if let Some(mut handler) = slot.handler.take() {
-        if handler.spec != run.plan.spec {
-            slot.starts = Starts::default();
+    /// Ends the handler, if there is one.
+    pub(super) async fn close(mut self) {
+        if let Some(handler) = self.handler.take() {
             handler.retire().await;
-        } else if handler.is_well() {
-            return Ok(handler);
         }
     }
-    if let Some(at) = slot.starts.not_before {
-        tokio::select! {
-            () = tokio::time::sleep_until(at.into()) => {}
-            // There is nothing to stop yet.
-            _ = run.orders.step(false) => return Err(Outcome::Released),
+
+    /// A handler for the job: the one that waits if it fits and is well, else a new one.
+    async fn ready(&mut self, slot: &Slot, run: &mut Run<'_>) -> Result<Handler, Outcome> {
+        if let Some(mut handler) = self.handler.take() {
+            if handler.spec != run.plan.spec {
+                self.starts = Starts::default();
+                handler.retire().await;
+            } else if handler.is_well() {
+                return Ok(handler);
+            }
         }
+        if let Some(at) = self.starts.not_before {
+            tokio::select! {
+                () = tokio::time::sleep_until(at.into()) => {}
+                // There is nothing to stop yet.
+                _ = run.stops.step(false) => return Err(Outcome::Released),
+            }
+        }
+        let started = start(slot, run).await;
+        started.map_err(|error| {
+            self.starts.failed(Instant::now());
+            Outcome::Failed(run.not_started(&error))
+        })
     }
-    start(slot, run).await
 }
 
-async fn start(slot: &mut Slot, run: &Run) -> Result<Handler, Outcome> {
-    let mut command = slot.home.command(&run.plan.spec);
+pub(super) async fn run(slot: &Slot, warm: &mut Warm, run: &mut Run<'_>) -> Outcome {
+    let outcome = loop {
+        let mut handler = match warm.ready(slot, run).await {
+            Ok(handler) => handler,
+            Err(outcome) => break outcome,
+        };
+        match handler.talk(run).await {
+            Talk::Ended(outcome) => {
+                handler.proven = true;
+                warm.starts = Starts::default();
+                // A handler that got a signal may end at any moment, under the next job.
+                if !run.stops.signalled() {
+                    warm.handler = Some(handler);
+                }
+                break outcome;
+            }
+            Talk::Retired => {}
+            Talk::Broken(outcome) => {
+                if !handler.proven && run.stops.reason().is_none() {
+                    warm.starts.failed(Instant::now());
+                }
+                break outcome;
+            }
+        }
+    };
+    run.stops.reason().map_or(outcome, |reason| run.stopped(reason))
+}
+
+async fn start(slot: &Slot, run: &Run<'_>) -> io::Result<Handler> {
+    let mut command = slot.groups.command(&run.plan.spec);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let (mut child, group) = spawn(slot.home.clone(), 2 * slot.number + 1, command.into()).await.map_err(|e| {
-        slot.starts.failed(Instant::now());
-        Outcome::Failed(run.not_started(&e))
-    })?;
+    let (mut child, group) = spawn(slot.groups.clone(), slot.handler_place(), command.into()).await?;
     let tail = Tail::default();
     let (stderr, filled) = (child.stderr.take().expect("stderr is piped"), tail.clone());
     // A task of its own: it may write between jobs, and must not be held up then.
@@ -147,37 +170,33 @@ async fn start(slot: &mut Slot, run: &Run) -> Result<Handler, Outcome> {
 
 /// On a thread that may wait: a start lasts until the child has become its command, and the loop and its
 /// connection would stand behind every start of a batch. Given up on, the process ends with the answer.
-async fn spawn(home: Arc<Home>, place: usize, mut command: Command) -> io::Result<(Child, Group)> {
+async fn spawn(groups: Arc<ProcessGroups>, place: usize, mut command: Command) -> io::Result<(Child, Group)> {
     command.kill_on_drop(true);
     let started = tokio::task::spawn_blocking(move || {
         let child = command.spawn()?;
-        let group = home.enter(place, child.id().unwrap_or_default())?;
+        let group = groups.enter(place, child.id().unwrap_or_default())?;
         Ok((child, group))
     });
     started.await?
 }
 
 impl Handler {
-    pub(super) fn spec(&self) -> &Spec {
-        &self.spec
-    }
-
-    /// Whether it can have a job: it lives, and said nothing since the last one. What it said could be
-    /// taken for an answer to the next.
+    /// Whether it can have a job: it lives, and wrote nothing since the last one. Any line could be taken for an answer
+    /// to the next job.
     fn is_well(&mut self) -> bool {
         let silent = self.output.next().now_or_never().is_none();
         silent && matches!(self.child.try_wait(), Ok(None))
     }
 
     /// Closes its stdin, which is the sign to end, and waits a moment. Its group ends with it.
-    pub(super) async fn retire(self) {
+    async fn retire(self) {
         let Handler { mut child, input, group, .. } = self;
         drop(input);
-        let _ = tokio::time::timeout(FAREWELL, child.wait()).await;
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, child.wait()).await;
         drop(group);
     }
 
-    async fn talk(&mut self, run: &mut Run) -> Talk {
+    async fn talk(&mut self, run: &mut Run<'_>) -> Talk {
         let mut silent = true;
         match self.listen(run, &mut silent).await {
             Some(talk) => talk,
@@ -185,54 +204,48 @@ impl Handler {
         }
     }
 
-    /// Hears it out; none if its stdout is closed before the job's end.
-    async fn listen(&mut self, run: &mut Run, silent: &mut bool) -> Option<Talk> {
+    /// Listens to the job's end; none if its stdout is closed before.
+    async fn listen(&mut self, run: &mut Run<'_>, silent: &mut bool) -> Option<Talk> {
         self.tail.clear();
         let mut unsent = job_line(run);
-        let progress = Progress::default();
-        let storing = progress.store(&run.session, &run.job);
-        tokio::pin!(storing);
-        let talk = loop {
+        loop {
             tokio::select! {
                 biased;
                 line = self.output.next() => match line {
                     Ok(Some(line)) => {
                         *silent = false;
                         match understand(&line, run.job.id) {
-                            Ok(Said::Progress(value)) => progress.value(value),
-                            Ok(Said::Ended(outcome)) if unsent.is_empty() => break Some(Talk::Ended(outcome)),
+                            Ok(Said::Progress(value)) => run.progress.value(value),
+                            Ok(Said::Ended(outcome)) if unsent.is_empty() => return Some(Talk::Ended(outcome)),
                             // It has not read the job to its end, nor would it the next.
-                            Ok(Said::Ended(outcome)) => break Some(Talk::Broken(outcome)),
+                            Ok(Said::Ended(outcome)) => return Some(Talk::Broken(outcome)),
                             Ok(Said::Stale) => {}
-                            Err(failure) => break Some(Talk::Broken(Outcome::Failed(failure))),
+                            Err(failure) => return Some(Talk::Broken(Outcome::Failed(failure))),
                         }
                     }
-                    Ok(None) => break None,
-                    Err(failure) => break Some(Talk::Broken(Outcome::Failed(failure))),
+                    Ok(None) => return None,
+                    Err(failure) => return Some(Talk::Broken(Outcome::Failed(failure))),
                 },
-                step = run.orders.step(true) => match step {
-                    Step::Tell => unsent.extend(cancel_line(run.job.id)),
-                    Step::Term | Step::Kill => self.group.signal(step.signal()),
+                step = run.stops.step(true) => match step {
+                    Step::Notify => unsent.extend(cancel_line(run.job.id)),
+                    Step::Terminate | Step::Kill => self.group.signal(signal_of(step)),
                 },
                 sent = self.input.write(&unsent), if !unsent.is_empty() => match sent {
                     Ok(n) => drop(unsent.drain(..n)),
                     // It closed its stdin; what it says or how it ends will tell.
                     Err(_) => unsent.clear(),
                 },
-                () = &mut storing => {}
             }
-        };
-        progress.finish(storing).await;
-        talk
+        }
     }
 
     /// Its stdout is closed: it has ended, or is of no more use.
-    async fn died(&mut self, run: &mut Run, silent: bool) -> Talk {
+    async fn died(&mut self, run: &mut Run<'_>, silent: bool) -> Talk {
         let status = loop {
             tokio::select! {
                 biased;
                 status = tokio::time::timeout(LAST_WORDS, self.child.wait()) => break status,
-                step = run.orders.step(false) => self.group.signal(step.signal()),
+                step = run.stops.step(false) => self.group.signal(signal_of(step)),
             }
         };
         match status {
@@ -252,7 +265,7 @@ impl Handler {
 }
 
 fn no_stdout() -> Failure {
-    super::failure("invalid_result", true, "stdout: the handler closed it without an answer")
+    failure("invalid_result", true, "stdout: the handler closed it without an answer")
 }
 
 #[cfg(test)]

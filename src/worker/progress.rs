@@ -14,14 +14,14 @@ use tokio::sync::Notify;
 use crate::{ClaimedJob, Session};
 
 /// Between two writes of one job's progress.
-const EVERY: Duration = Duration::from_secs(1);
+const WRITE_INTERVAL: Duration = Duration::from_secs(1);
 /// The end of a job waits no longer for its last progress.
-const PATIENCE: Duration = Duration::from_secs(5);
+const LAST_WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Of one progress, as the database has it.
-pub(super) const BYTES: usize = 8192;
+pub(crate) const BYTES: usize = 8192;
 
 #[derive(Debug, Default)]
-pub(super) struct Progress {
+pub(crate) struct Progress {
     latest: Mutex<Option<Value>>,
     news: Notify,
     closed: AtomicBool,
@@ -30,36 +30,36 @@ pub(super) struct Progress {
 
 impl Progress {
     /// Takes a line, JSON or text.
-    pub(super) fn line(&self, line: &str) {
+    pub(crate) fn line(&self, line: &str) {
         let line = line.trim();
         if !line.is_empty() {
             self.value(serde_json::from_str(line).unwrap_or_else(|_| Value::String(line.replace('\0', "\u{fffd}"))));
         }
     }
 
-    pub(super) fn value(&self, value: Value) {
+    pub(crate) fn value(&self, value: Value) {
         *self.latest() = Some(value);
         self.news.notify_one();
     }
 
     /// Waits until something came.
-    pub(super) async fn news(&self) {
+    pub(crate) async fn news(&self) {
         self.news.notified().await;
     }
 
-    /// What came last, if it was not taken yet.
-    pub(super) fn take(&self) -> Option<Value> {
+    /// The last value, if nobody has taken it yet.
+    pub(crate) fn take(&self) -> Option<Value> {
         self.latest().take()
     }
 
-    /// Stores what comes, until [`Progress::finish`].
-    pub(super) async fn store(&self, session: &Session, job: &ClaimedJob) {
+    /// Stores each new value, until [`Progress::finish`].
+    pub(crate) async fn store(&self, session: &Session, job: &ClaimedJob) {
         loop {
             let closed = self.closed.load(Ordering::Relaxed);
             if self.latest().is_some() {
                 self.store_latest(session, job).await;
                 tokio::select! {
-                    () = tokio::time::sleep(EVERY) => {}
+                    () = tokio::time::sleep(WRITE_INTERVAL) => {}
                     () = self.closing.notified() => {}
                 }
             } else if closed {
@@ -73,12 +73,12 @@ impl Progress {
         }
     }
 
-    /// Waits for `storing` to store what is left: nobody can when the job has ended. It is not dropped for a
-    /// new write: of two that are under way, the older could be the last.
-    pub(super) async fn finish(&self, storing: impl Future<Output = ()>) {
+    /// Waits for `storing` to store the last value: nobody can once the job has ended. The write under way is not
+    /// dropped for a newer one: the older of two could arrive last.
+    pub(crate) async fn finish(&self, storing: impl Future<Output = ()>) {
         self.closed.store(true, Ordering::Relaxed);
         self.closing.notify_one();
-        if tokio::time::timeout(PATIENCE, storing).await.is_err() {
+        if tokio::time::timeout(LAST_WRITE_TIMEOUT, storing).await.is_err() {
             tracing::warn!("a job's last progress was not stored in time");
         }
     }

@@ -1,4 +1,4 @@
-//! What ended and is not yet told to the database, and how it is told.
+//! Ended attempts on their way to the database, and the claim that goes with them.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,19 +7,19 @@ use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::{
-    WorkerSummary,
-    launch::{self, Outcome},
-    lease::{self, Beat},
+    heartbeat::{Beat, lease_ended},
+    launcher::{Outcome, failure},
+    options::WorkerSummary,
 };
 use crate::{ClaimedJob, Error, Failure, Session};
 
-/// Calls the database as long as the lease lasts.
-pub(super) struct Caller {
+/// Calls the database until the lease ends.
+pub(super) struct UntilLeaseEnds {
     pub session: Arc<Session>,
     pub beats: watch::Receiver<Beat>,
 }
 
-impl Caller {
+impl UntilLeaseEnds {
     /// Repeats a call while the database is away, until the lease ends.
     pub(super) async fn call<T, F>(&self, call: impl Fn() -> F) -> Result<T, Error>
     where
@@ -42,25 +42,25 @@ impl Caller {
             biased;
             done = repeat => done,
             // A query may hang as long as its connection does.
-            () = lease::ended(self.beats.clone()) => Err(lost()),
+            () = lease_ended(self.beats.clone()) => Err(lease_lost()),
         }
     }
 }
 
-pub(super) fn lost() -> Error {
+pub(super) fn lease_lost() -> Error {
     Error::LeaseLost("the worker could not extend its lease in time; its jobs were stopped".into())
 }
 
 /// Ended attempts that the database does not know of yet.
 #[derive(Default)]
-pub(super) struct Ends {
+pub(super) struct Report {
     done: Vec<(ClaimedJob, Option<Box<RawValue>>)>,
     failed: Vec<(ClaimedJob, Failure)>,
     released: Vec<ClaimedJob>,
     handed_back: Vec<(ClaimedJob, Option<Duration>, String)>,
 }
 
-impl Ends {
+impl Report {
     pub(super) fn add(&mut self, job: ClaimedJob, outcome: Outcome) {
         match outcome {
             Outcome::Completed(result) => self.done.push((job, result)),
@@ -77,14 +77,14 @@ impl Ends {
         self.done.is_empty() && self.failed.is_empty() && self.released.is_empty() && self.handed_back.is_empty()
     }
 
-    /// Tells all, and claims up to `free` jobs on the way.
-    pub(super) async fn tell(
+    /// Tells the database how all of them ended, and claims up to `free` jobs with the same call that completes jobs.
+    pub(super) async fn flush_and_claim(
         &mut self,
-        caller: &Caller,
+        caller: &UntilLeaseEnds,
         summary: &mut WorkerSummary,
         free: usize,
     ) -> Result<Vec<ClaimedJob>, Error> {
-        self.tell_failed(caller, summary).await?;
+        self.flush_failed(caller, summary).await?;
         if !self.released.is_empty() {
             let refused = caller.call(|| caller.session.try_release(&self.released, None)).await?;
             summary.released += (self.released.len() - refused.len()) as u64;
@@ -114,7 +114,7 @@ impl Ends {
 
     /// One of the results is such that Postgres cannot store it (an escaped NUL, a number out of range): it
     /// must not take the others with it.
-    async fn complete_singly(&mut self, caller: &Caller, summary: &mut WorkerSummary) -> Result<(), Error> {
+    async fn complete_singly(&mut self, caller: &UntilLeaseEnds, summary: &mut WorkerSummary) -> Result<(), Error> {
         while let Some(one) = self.done.pop() {
             let one = [one];
             match caller.call(|| caller.session.try_work(&one, 0)).await {
@@ -123,15 +123,15 @@ impl Ends {
                     let [(job, _)] = one;
                     let code = error.code().unwrap_or_default();
                     let text = format!("result: JSON that Postgres cannot store (SQLSTATE {code})");
-                    self.add(job, Outcome::Failed(launch::failure("invalid_result", true, text)));
+                    self.add(job, Outcome::Failed(failure("invalid_result", true, text)));
                 }
                 Err(error) => return Err(error),
             }
         }
-        self.tell_failed(caller, summary).await
+        self.flush_failed(caller, summary).await
     }
 
-    async fn tell_failed(&mut self, caller: &Caller, summary: &mut WorkerSummary) -> Result<(), Error> {
+    async fn flush_failed(&mut self, caller: &UntilLeaseEnds, summary: &mut WorkerSummary) -> Result<(), Error> {
         if self.failed.is_empty() {
             return Ok(());
         }
@@ -147,11 +147,11 @@ impl Ends {
     }
 }
 
-fn completed(summary: &mut WorkerSummary, told: usize, refused: &[Uuid]) {
+fn completed(summary: &mut WorkerSummary, reported: usize, refused: &[Uuid]) {
     for id in refused {
         tracing::warn!(job = %id, "its completion was refused: it completed itself, or its lease is lost");
     }
-    summary.completed += (told - refused.len()) as u64;
+    summary.completed += (reported - refused.len()) as u64;
 }
 
 /// Whether Postgres refused a value, which it will refuse again: class 22, or 54 for JSON too deep.

@@ -1,4 +1,4 @@
-//! Waiting for the end of a process, and hearing what it says meanwhile. On a thread that may wait.
+//! Waits for the end of a process and reads its stderr meanwhile, on a thread that may wait.
 
 use std::{
     io::{self, Read},
@@ -15,7 +15,7 @@ use rustix::{
 
 use super::{
     files::LOOK_EVERY,
-    home::number,
+    process_group::number,
     tail::{LAST_WORDS, Tail},
 };
 

@@ -1,7 +1,7 @@
-//! The Pods of jobs in a namespace: one watch of them all, and what is done to one.
+//! The Pods of jobs in a namespace: one watch of them all, and the calls for one.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
@@ -11,66 +11,72 @@ use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::api::{DeleteParams, LogParams, PostParams, Preconditions};
 use tokio::sync::{Notify, watch};
 use tokio_util::task::AbortOnDropHandle;
-use uuid::Uuid;
 
 use super::{
-    PodOptions, Remains,
     report::{PROGRESS, Report},
-    spec::{CONTAINER, LABEL, SELECTOR},
+    spec::{CONTAINER, SELECTOR},
 };
 use crate::{
-    Session,
     cluster::{Cluster, ClusterError, Watched},
-    worker::launch::progress::{BYTES, Progress},
+    launch::options::PodOptions,
+    worker::progress::{BYTES, Progress},
 };
 
-/// Between two looks for Pods whose job has ended elsewhere.
-const SWEEP: Duration = Duration::from_secs(5);
-/// What such a Pod has to end in.
-const SWEPT_GRACE: u32 = 5;
-/// Until one that was taken away is gone, if nothing is wrong.
-const GONE: Duration = Duration::from_secs(10);
-/// Between two attempts to take one away.
-const AGAIN: Duration = Duration::from_secs(1);
 /// A chatty job's log is followed no faster: this much, and a pause.
 const FOLLOW_BYTES: usize = 256 * 1024;
 const FOLLOW_PAUSE: Duration = Duration::from_millis(250);
 
-/// The Pods of all jobs in the namespace, and this worker's way to them.
-#[derive(Debug)]
-pub(in crate::worker) struct Pods {
-    cluster: Cluster,
-    pub(super) options: PodOptions,
-    watched: Watched<Pod>,
-    /// Those this worker attends to, by UID; with what was last seen of one that is gone.
-    mine: Mutex<HashMap<String, Option<Arc<Pod>>>>,
-    changed: watch::Sender<()>,
-    telling: Mutex<Option<AbortOnDropHandle<()>>>,
+/// One Pod, whatever is made under its name later.
+#[derive(Debug, Clone)]
+pub(super) struct PodRef {
+    pub name: String,
+    pub uid: String,
 }
 
-/// What the watch knows of a Pod.
+impl PodRef {
+    pub(super) fn of(pod: &Pod) -> PodRef {
+        PodRef {
+            name: pod.metadata.name.clone().unwrap_or_default(),
+            uid: pod.metadata.uid.clone().unwrap_or_default(),
+        }
+    }
+}
+
+/// The Pods of all jobs in the namespace, and this worker's way to them.
+#[derive(Debug)]
+pub(crate) struct Pods {
+    cluster: Cluster,
+    pub(super) options: PodOptions,
+    pub(super) watched: Watched<Pod>,
+    /// The Pods that this worker supervises, by UID; with what was last seen of one that is gone.
+    supervised: Mutex<HashMap<String, Option<Arc<Pod>>>>,
+    changed: watch::Sender<()>,
+    watching: Mutex<Option<AbortOnDropHandle<()>>>,
+}
+
+/// The knowledge of the watch about a Pod.
 pub(super) enum Seen {
     Not,
     There(Arc<Pod>),
     Gone(Arc<Pod>),
 }
 
-/// Attends to a Pod as long as it lives.
-pub(super) struct Attending<'a> {
+/// Supervises a Pod as long as this value lives.
+pub(super) struct PodWatch<'a> {
     pods: &'a Pods,
     pub uid: String,
     pub changed: watch::Receiver<()>,
 }
 
-impl Drop for Attending<'_> {
+impl Drop for PodWatch<'_> {
     fn drop(&mut self) {
-        self.pods.mine().remove(&self.uid);
+        self.pods.supervised().remove(&self.uid);
     }
 }
 
-impl Attending<'_> {
+impl PodWatch<'_> {
     pub(super) fn seen(&self) -> Seen {
-        if let Some(last) = self.pods.mine().get(&self.uid).and_then(Clone::clone) {
+        if let Some(last) = self.pods.supervised().get(&self.uid).and_then(Clone::clone) {
             return Seen::Gone(last);
         }
         self.pods.watched.get(&self.uid).map_or(Seen::Not, Seen::There)
@@ -78,13 +84,13 @@ impl Attending<'_> {
 }
 
 impl Pods {
-    /// Begins to watch.
-    pub(in crate::worker) fn start(cluster: Cluster, options: PodOptions) -> Arc<Pods> {
+    /// Starts the watch.
+    pub(crate) fn start(cluster: Cluster, options: PodOptions) -> Arc<Pods> {
         let notify = Arc::new(Notify::new());
         let watched = cluster.watch::<Pod>(SELECTOR, notify.clone());
         let (changed, _) = watch::channel(());
-        let (mine, telling) = (Mutex::default(), Mutex::default());
-        let pods = Arc::new(Pods { cluster, options, watched, mine, changed, telling });
+        let (supervised, watching) = (Mutex::default(), Mutex::default());
+        let pods = Arc::new(Pods { cluster, options, watched, supervised, changed, watching });
         let weak = Arc::downgrade(&pods);
         let task = tokio::spawn(async move {
             loop {
@@ -92,23 +98,23 @@ impl Pods {
                 let Some(pods) = weak.upgrade() else { return };
                 for pod in pods.watched.take_gone() {
                     let uid = pod.metadata.uid.clone().unwrap_or_default();
-                    pods.mine().entry(uid).and_modify(|last| *last = Some(pod));
+                    pods.supervised().entry(uid).and_modify(|last| *last = Some(pod));
                 }
                 pods.changed.send_replace(());
             }
         });
-        *pods.telling.lock().expect("nobody panics with it") = Some(AbortOnDropHandle::new(task));
+        *pods.watching.lock().expect("nobody panics with it") = Some(AbortOnDropHandle::new(task));
         pods
     }
 
-    fn mine(&self) -> MutexGuard<'_, HashMap<String, Option<Arc<Pod>>>> {
-        self.mine.lock().expect("no code panics while it holds this lock")
+    pub(super) fn supervised(&self) -> MutexGuard<'_, HashMap<String, Option<Arc<Pod>>>> {
+        self.supervised.lock().expect("no code panics while it holds this lock")
     }
 
-    pub(super) fn attend(&self, uid: &str) -> Attending<'_> {
+    pub(super) fn supervise(&self, uid: &str) -> PodWatch<'_> {
         let changed = self.changed.subscribe();
-        self.mine().insert(uid.to_owned(), None);
-        Attending { pods: self, uid: uid.to_owned(), changed }
+        self.supervised().insert(uid.to_owned(), None);
+        PodWatch { pods: self, uid: uid.to_owned(), changed }
     }
 
     pub(super) async fn create(&self, name: &str, pod: &Pod) -> Result<Pod, ClusterError> {
@@ -137,7 +143,7 @@ impl Pods {
     }
 
     /// Takes away exactly this Pod, not one made anew under its name; one that is gone is no error.
-    pub(super) async fn delete(&self, pod: &Remains, grace: Option<u32>) -> Result<(), ClusterError> {
+    pub(super) async fn delete(&self, pod: &PodRef, grace: Option<u32>) -> Result<(), ClusterError> {
         let api = self.cluster.api::<Pod>();
         let preconditions = Preconditions { uid: Some(pod.uid.clone()), resource_version: None };
         let how =
@@ -145,26 +151,6 @@ impl Pods {
         match self.cluster.call(&format!("delete pod {}", pod.name), api.delete(&pod.name, &how)).await {
             Ok(_) | Err(ClusterError::NotFound(_) | ClusterError::Conflict(_)) => Ok(()),
             Err(e) => Err(e),
-        }
-    }
-
-    /// Takes a Pod away and waits until it is gone, within a bound. What is left then, the sweep finds, or whoever has the
-    /// job next.
-    pub(in crate::worker) async fn remove(&self, pod: &Remains, by_force: bool) {
-        let mut attending = self.attend(&pod.uid);
-        let going = async {
-            while let Err(error) = self.delete(pod, by_force.then_some(0)).await {
-                tracing::warn!(%error, "a Pod could not be taken away yet");
-                tokio::time::sleep(AGAIN).await;
-            }
-            while let Seen::There(_) = attending.seen() {
-                if attending.changed.changed().await.is_err() {
-                    return;
-                }
-            }
-        };
-        if tokio::time::timeout(GONE, going).await.is_err() {
-            tracing::warn!(pod = pod.name, "a Pod is not gone yet");
         }
     }
 
@@ -193,46 +179,6 @@ impl Pods {
             pause = (pause * 2).min(Duration::from_secs(30));
         }
     }
-
-    /// Takes away Pods whose job has ended, now and then, as long as it is polled.
-    pub(in crate::worker) async fn sweep(self: Arc<Self>, session: Arc<Session>) {
-        loop {
-            tokio::time::sleep(SWEEP).await;
-            // Seen first, asked then: a job that is not running any more when it is asked had this Pod before.
-            let others: Vec<(Uuid, Remains)> = {
-                let mine = self.mine();
-                let all = self.watched.all().unwrap_or_default();
-                all.iter()
-                    .filter_map(|pod| of_job(pod))
-                    .filter(|(_, pod)| !mine.contains_key(&pod.uid))
-                    .take(10_000)
-                    .collect()
-            };
-            if others.is_empty() {
-                continue;
-            }
-            let ids: Vec<Uuid> = others.iter().map(|(job, _)| *job).collect();
-            let living: HashSet<Uuid> = match session.living(&ids).await {
-                Ok(living) => living.into_iter().collect(),
-                Err(error) => {
-                    tracing::warn!(%error, "the sweep does not know which jobs live");
-                    continue;
-                }
-            };
-            for (job, pod) in others.iter().filter(|(job, _)| !living.contains(job)) {
-                tracing::info!(%job, pod = pod.name, "its job has ended: taken away");
-                if let Err(error) = self.delete(pod, Some(SWEPT_GRACE)).await {
-                    tracing::warn!(%error, "a Pod without a job is left to the next sweep");
-                }
-            }
-        }
-    }
-}
-
-/// The job of a Pod, if it is one of ours and not on its way out already.
-fn of_job(pod: &Pod) -> Option<(Uuid, Remains)> {
-    let job = pod.metadata.labels.as_ref()?.get(LABEL)?.parse().ok()?;
-    pod.metadata.deletion_timestamp.is_none().then(|| (job, Remains::of(pod)))
 }
 
 async fn read(log: impl futures_util::AsyncBufRead, progress: &Progress) -> std::io::Result<()> {

@@ -1,4 +1,4 @@
-//! The guardian: a second process that outlives the worker for a moment and ends what the worker started.
+//! The guardian: a second process that outlives the worker for a moment and ends every process the worker started.
 //!
 //! It knows that the worker is gone when its pipe closes, and when the lease ends from the register. What
 //! started too late to be in the register has the worker's id in its environment. It holds no connection and
@@ -23,7 +23,7 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
-use super::launch::home::{self, Home, MARK};
+use super::process_group::{self, MARK, ProcessGroups};
 
 /// The name of the hidden command that is the guardian.
 pub(crate) const COMMAND: &str = "guardian";
@@ -41,14 +41,14 @@ pub(super) struct Guardian {
 
 impl Guardian {
     /// Starts one; `program` is this program.
-    pub(super) fn start(program: PathBuf, worker: Uuid, home: Arc<Home>) -> io::Result<Guardian> {
-        let mut running = spawn(&program, worker, &home)?;
+    pub(super) fn start(program: PathBuf, worker: Uuid, groups: Arc<ProcessGroups>) -> io::Result<Guardian> {
+        let mut running = spawn(&program, worker, &groups)?;
         let keeping = tokio::spawn(async move {
             loop {
                 let ended = running.0.wait().await;
                 tracing::warn!(?ended, "the guardian ended; starting another");
                 tokio::time::sleep(Duration::from_millis(100)).await;
-                match spawn(&program, worker, &home) {
+                match spawn(&program, worker, &groups) {
                     Ok(next) => running = next,
                     Err(error) => tracing::error!(%error, "no guardian: processes may outlive this worker"),
                 }
@@ -59,14 +59,14 @@ impl Guardian {
 }
 
 /// The pipe's end is closed with the worker, and only then.
-fn spawn(program: &Path, worker: Uuid, home: &Home) -> io::Result<(Child, PipeWriter)> {
+fn spawn(program: &Path, worker: Uuid, groups: &ProcessGroups) -> io::Result<(Child, PipeWriter)> {
     let (reader, writer) = io::pipe()?;
     let child = Command::new(program)
         .args([COMMAND, &worker.to_string()])
-        .arg(home.dir())
+        .arg(groups.dir())
         .env_clear()
         .stdin(reader)
-        .stdout(Stdio::from(home.register().try_clone()?))
+        .stdout(Stdio::from(groups.register().try_clone()?))
         // Out of the terminal's group: Ctrl-C is for the worker.
         .process_group(0)
         .spawn()?;
@@ -85,11 +85,11 @@ pub(crate) async fn stand(worker: Uuid, dir: &Path) -> io::Result<()> {
     let mark = format!("{MARK}={worker}");
     let mut killed_for = 0;
     loop {
-        let (deadline, groups) = home::read(register.as_fd())?;
-        let left = deadline.saturating_sub(home::monotonic());
+        let (deadline, groups) = process_group::read(register.as_fd())?;
+        let left = deadline.saturating_sub(process_group::monotonic());
         if left == 0 && deadline != killed_for {
             // The worker should have done it: it is frozen, or starved, perhaps between a start and the register.
-            home::mark_killed(register.as_fd())?;
+            process_group::mark_killed(register.as_fd())?;
             kill_groups(&groups);
             end_marked(&mark).await;
             killed_for = deadline;
@@ -102,7 +102,7 @@ pub(crate) async fn stand(worker: Uuid, dir: &Path) -> io::Result<()> {
             Ok(Ok(0) | Err(_)) => break,
         }
     }
-    kill_groups(&home::read(register.as_fd())?.1);
+    kill_groups(&process_group::read(register.as_fd())?.1);
     end_marked(&mark).await;
     let _ = std::fs::remove_dir_all(dir);
     Ok(())

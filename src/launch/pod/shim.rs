@@ -20,11 +20,17 @@ use tokio::{
 };
 
 use super::report::{PROGRESS, Report};
-use crate::worker::launch::{
-    files::Files,
-    orders::{Order, Orders, Why},
-    progress::{BYTES, Progress},
-    tail::{LAST_WORDS, Tail},
+use crate::{
+    launch::{
+        files::Files,
+        process_group::signal_of,
+        run::cannot_start,
+        tail::{LAST_WORDS, Tail},
+    },
+    worker::{
+        progress::{BYTES, Progress},
+        stop::{StopReason, StopRequest, Stops},
+    },
 };
 
 /// Where a container leaves its last words, unless its Pod says otherwise.
@@ -40,7 +46,7 @@ pub(crate) async fn run(command: &[String], grace: Duration, timeout: Option<Dur
     // Before the start: a signal that comes now is not lost.
     let mut signals = [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?];
     let report = match start(command, &path("ROWLOCK_PAYLOAD_FILE")) {
-        Ok(child) => attend(child, &mut files, &mut signals, grace, timeout).await?,
+        Ok(child) => supervise(child, &mut files, &mut signals, grace, timeout).await?,
         Err(why) => Report { rowlock: 1, code: Some(127), not_started: Some(why), ..Report::default() },
     };
     let (message, log) = report.write();
@@ -56,10 +62,10 @@ fn start(command: &[String], payload: &std::path::Path) -> Result<Child, String>
     let (program, args) = command.split_first().ok_or("no command")?;
     let stdin = File::open(payload).map_err(|e| format!("payload: {}: {e}", payload.display()))?;
     let started = Command::new(program).args(args).stdin(stdin).stderr(Stdio::piped()).process_group(0).spawn();
-    started.map_err(|e| crate::worker::launch::cannot_start(program, &e))
+    started.map_err(|e| cannot_start(program, &e))
 }
 
-async fn attend(
+async fn supervise(
     mut child: Child,
     files: &mut Files,
     [term, int]: &mut [tokio::signal::unix::Signal; 2],
@@ -72,8 +78,8 @@ async fn attend(
     let grace = grace - (grace / 5).min(Duration::from_secs(2));
     let (own, heard) = watch::channel(None);
     let (_lease, no_lease) = watch::channel(None);
-    let mut orders = Orders::new(heard, no_lease, grace);
-    orders.start_clock(timeout);
+    let mut stops = Stops::new(heard, no_lease, grace);
+    stops.start_timeout(timeout);
     let (tail, progress) = (Tail::default(), Progress::default());
     let reading = tee(child.stderr.take().expect("stderr is piped"), &tail).fuse();
     tokio::pin!(reading);
@@ -86,10 +92,10 @@ async fn attend(
                 biased;
                 status = child.wait() => break status?,
                 _ = async { tokio::select! { s = term.recv() => s, s = int.recv() => s } } => {
-                    own.send_replace(Some(Order { why: Why::Draining, kill_at: Instant::now() + grace }));
+                    own.send_replace(Some(StopRequest { reason: StopReason::Draining, kill_at: Instant::now() + grace }));
                 }
-                step = orders.step(false) => {
-                    let _ = kill_process_group(group, step.signal());
+                step = stops.step(false) => {
+                    let _ = kill_process_group(group, signal_of(step));
                 }
                 () = progress.news() => tell(&progress)?,
                 () = &mut reading => {}
@@ -107,8 +113,8 @@ async fn attend(
         rowlock: 1,
         code: status.code(),
         signal: status.signal(),
-        told: orders.why() == Some(Why::Draining),
-        timed_out: orders.why() == Some(Why::Timeout),
+        told: stops.reason() == Some(StopReason::Draining),
+        timed_out: stops.reason() == Some(StopReason::Timeout),
         stderr: tail.text(),
         ..Report::default()
     };
@@ -134,7 +140,7 @@ fn tell(progress: &Progress) -> std::io::Result<()> {
     out.flush()
 }
 
-/// What the job says stays on the Pod's log; its end is kept beside.
+/// The job's stderr stays on the Pod's log; its end is kept beside.
 async fn tee(mut stderr: ChildStderr, tail: &Tail) {
     let mut chunk = [0; 4096];
     while let Ok(n @ 1..) = stderr.read(&mut chunk).await {

@@ -1,4 +1,4 @@
-//! Where a worker's processes live: their directory, their surroundings, and the register of their groups.
+//! The process groups of a worker: their register, and the directory and the environment of their processes.
 //!
 //! The register is memory shared with the guardian: the lease's deadline, whether the guardian has killed, then a
 //! process group per place. It costs one small write per start, and wakes nobody.
@@ -27,23 +27,24 @@ use rustix::{
 };
 use uuid::Uuid;
 
-use super::{RESULT_BYTES, Spec};
+use super::{files::RESULT_BYTES, spec::Spec};
+use crate::worker::stop::Step;
 
 /// Marks every process of a worker; its value is the worker's id.
-pub(in super::super) const MARK: &str = "ROWLOCK_WORKER_ID";
+pub(super) const MARK: &str = "ROWLOCK_WORKER_ID";
 
 /// Where the register says that the guardian has killed, behind the deadline; and the bytes before the groups.
 const KILLED: u64 = 8;
 const HEAD: u64 = 16;
 
 /// Nanoseconds of the monotonic clock, which all processes of a machine share.
-pub(in super::super) fn monotonic() -> u64 {
+pub(super) fn monotonic() -> u64 {
     let now = clock_gettime(ClockId::Monotonic);
     now.tv_sec.cast_unsigned() * 1_000_000_000 + now.tv_nsec.cast_unsigned()
 }
 
 /// Reads a register: the deadline, and the groups there are.
-pub(in super::super) fn read(register: BorrowedFd<'_>) -> io::Result<(u64, Vec<Pid>)> {
+pub(super) fn read(register: BorrowedFd<'_>) -> io::Result<(u64, Vec<Pid>)> {
     let file = File::from(register.try_clone_to_owned()?);
     let mut bytes = vec![0; usize::try_from(file.metadata()?.len()).unwrap_or(0)];
     file.read_exact_at(&mut bytes, 0)?;
@@ -54,38 +55,38 @@ pub(in super::super) fn read(register: BorrowedFd<'_>) -> io::Result<(u64, Vec<P
 }
 
 /// Says that the guardian kills, before it does: what the worker sees end from then on did not end by itself.
-pub(in super::super) fn mark_killed(register: BorrowedFd<'_>) -> io::Result<()> {
+pub(super) fn mark_killed(register: BorrowedFd<'_>) -> io::Result<()> {
     File::from(register.try_clone_to_owned()?).write_all_at(&[1], KILLED)
 }
 
 #[derive(Debug)]
-pub(in super::super) struct Home {
+pub(super) struct ProcessGroups {
     worker: Uuid,
     dir: PathBuf,
     register: File,
-    /// What of this process's environment no job is to see.
+    /// Variables of this process that no job may see.
     secrets: Vec<OsString>,
 }
 
-impl Home {
-    /// A home for `places` processes.
-    pub(in super::super) fn new(worker: Uuid, places: usize) -> io::Result<Home> {
+impl ProcessGroups {
+    /// Room for `places` process groups.
+    pub(super) fn new(worker: Uuid, places: usize) -> io::Result<ProcessGroups> {
         let register = File::from(rustix::fs::memfd_create("rowlock-groups", MemfdFlags::CLOEXEC)?);
         register.set_len(HEAD + 4 * places as u64)?;
         let secrets = std::env::vars_os().map(|(key, _)| key).filter(|key| is_secret(&key.to_string_lossy())).collect();
-        Ok(Home { worker, dir: directory(worker, places)?, register, secrets })
+        Ok(ProcessGroups { worker, dir: directory(worker, places)?, register, secrets })
     }
 
-    pub(in super::super) fn dir(&self) -> &Path {
+    pub(super) fn dir(&self) -> &Path {
         &self.dir
     }
 
-    pub(in super::super) fn register(&self) -> &File {
+    pub(super) fn register(&self) -> &File {
         &self.register
     }
 
     /// Tells the guardian when to kill what still runs.
-    pub(in super::super) fn set_deadline(&self, deadline: Instant) {
+    pub(super) fn set_deadline(&self, deadline: Instant) {
         let left = deadline.saturating_duration_since(Instant::now());
         let at = monotonic().saturating_add(u64::try_from(left.as_nanos()).unwrap_or(u64::MAX));
         self.write(at.to_ne_bytes().as_slice(), 0);
@@ -93,7 +94,7 @@ impl Home {
 
     /// Whether the guardian has killed what runs here. Then this life is over, also if the lease was extended in
     /// the same moment: how its jobs end means nothing.
-    pub(in super::super) fn is_killed(&self) -> bool {
+    pub(super) fn is_killed(&self) -> bool {
         let mut mark = [0];
         self.register.read_exact_at(&mut mark, KILLED).is_err() || mark != [0]
     }
@@ -119,10 +120,18 @@ impl Home {
     }
 
     /// Registers a process that leads a group of its own.
-    pub(super) fn enter(self: &Arc<Home>, place: usize, process: u32) -> io::Result<Group> {
+    pub(super) fn enter(self: &Arc<ProcessGroups>, place: usize, process: u32) -> io::Result<Group> {
         let pid = number(process)?;
         self.write(&pid.as_raw_nonzero().get().to_ne_bytes(), HEAD + 4 * place as u64);
-        Ok(Group { pid, place, home: self.clone() })
+        Ok(Group { pid, place, groups: self.clone() })
+    }
+}
+
+/// The signal for a process that cannot be notified otherwise.
+pub(super) fn signal_of(step: Step) -> Signal {
+    match step {
+        Step::Notify | Step::Terminate => Signal::TERM,
+        Step::Kill => Signal::KILL,
     }
 }
 
@@ -131,7 +140,7 @@ pub(super) fn number(process: u32) -> io::Result<Pid> {
     Pid::from_raw(process.cast_signed()).ok_or_else(|| io::Error::other("the process has no number"))
 }
 
-impl Drop for Home {
+impl Drop for ProcessGroups {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.dir);
     }
@@ -175,7 +184,7 @@ fn is_roomy(dir: &Path, bytes: u64) -> bool {
 pub(super) struct Group {
     pid: Pid,
     place: usize,
-    home: Arc<Home>,
+    groups: Arc<ProcessGroups>,
 }
 
 impl Group {
@@ -187,7 +196,7 @@ impl Group {
 impl Drop for Group {
     fn drop(&mut self) {
         self.signal(Signal::KILL);
-        self.home.write(&[0; 4], HEAD + 4 * self.place as u64);
+        self.groups.write(&[0; 4], HEAD + 4 * self.place as u64);
     }
 }
 
@@ -200,21 +209,21 @@ mod tests {
 
     #[test]
     fn the_register_has_a_group_from_its_start_to_its_end_and_the_deadline() {
-        let home = Arc::new(Home::new(Uuid::now_v7(), 2).unwrap());
+        let groups = Arc::new(ProcessGroups::new(Uuid::now_v7(), 2).unwrap());
         let spec = Spec { program: "sleep".into(), args: vec!["60".into()], env: Vec::new(), pod: None };
-        let mut child = home.command(&spec).spawn().unwrap();
-        let group = home.enter(1, child.id()).unwrap();
-        home.set_deadline(Instant::now() + Duration::from_secs(5));
-        let (deadline, groups) = read(home.register().as_fd()).unwrap();
-        assert_eq!(*groups, [group.pid]);
-        assert!(!home.is_killed());
-        mark_killed(home.register().as_fd()).unwrap();
-        assert!(home.is_killed());
-        assert_eq!(read(home.register().as_fd()).unwrap(), (deadline, groups), "nothing else was written");
+        let mut child = groups.command(&spec).spawn().unwrap();
+        let group = groups.enter(1, child.id()).unwrap();
+        groups.set_deadline(Instant::now() + Duration::from_secs(5));
+        let (deadline, read_groups) = read(groups.register().as_fd()).unwrap();
+        assert_eq!(*read_groups, [group.pid]);
+        assert!(!groups.is_killed());
+        mark_killed(groups.register().as_fd()).unwrap();
+        assert!(groups.is_killed());
+        assert_eq!(read(groups.register().as_fd()).unwrap(), (deadline, read_groups), "nothing else was written");
         assert!((4_000_000_000..=5_000_000_000).contains(&(deadline - monotonic())));
         drop(group);
         assert!(!child.wait().unwrap().success(), "it was killed");
-        assert_eq!(read(home.register().as_fd()).unwrap().1, []);
+        assert_eq!(read(groups.register().as_fd()).unwrap().1, []);
     }
 
     #[test]
@@ -224,11 +233,11 @@ mod tests {
     }
 
     #[test]
-    fn a_directory_is_gone_with_its_home() {
-        let home = Home::new(Uuid::now_v7(), 1).unwrap();
-        let dir = home.dir().to_owned();
+    fn a_directory_is_gone_with_its_groups() {
+        let groups = ProcessGroups::new(Uuid::now_v7(), 1).unwrap();
+        let dir = groups.dir().to_owned();
         assert!(dir.is_dir());
-        drop(home);
+        drop(groups);
         assert!(!dir.exists());
     }
 }

@@ -1,4 +1,4 @@
-//! The last of what a process says on stderr: bounded, whatever it writes.
+//! The end of a process's stderr: bounded, whatever the process writes.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard},
@@ -7,10 +7,12 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-use super::ERROR_BYTES;
+/// The most bytes of an error's text; with how the command ended before it, the text stays below the 8 KiB that are
+/// kept.
+pub(super) const ERROR_BYTES: usize = 8 * 1024 - 64;
 
-/// What a process that has ended may still have to say. Grandchildren may hold its stderr open; what was written is
-/// enough.
+/// How long to read the stderr of a process that has ended. Grandchildren may hold it open; only the text that was
+/// written is wanted.
 pub(super) const LAST_WORDS: Duration = Duration::from_millis(200);
 
 #[derive(Debug, Clone, Default)]
@@ -34,7 +36,7 @@ impl Tail {
         }
     }
 
-    /// What is said from now on is another job's.
+    /// From now on the text is another job's.
     pub(super) fn clear(&self) {
         self.kept().clear();
     }

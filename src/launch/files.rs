@@ -11,18 +11,23 @@ use std::{
 use rustix::fs::OFlags;
 use serde_json::value::RawValue;
 
-use super::{RESULT_BYTES, failure, progress::Progress};
-use crate::Failure;
+use crate::{
+    Failure,
+    worker::{launcher::failure, progress::Progress},
+};
+
+/// The most bytes of a result.
+pub(super) const RESULT_BYTES: usize = 1024 * 1024;
 
 /// How often a running job's progress file is looked at.
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// Of the progress file, what is read in one look: the last line counts.
 const LOOK_BYTES: usize = 16 * 1024;
 
-/// What a job reads and may write. Jobs' files never share a name, so that a straggler of one job cannot write into
+/// The files that a job reads and may write. Jobs' files never share a name, so that a straggler of one job cannot write into
 /// the next; and one that is emptied to be written anew would be put on the disk by some file systems at once.
 #[derive(Debug)]
-pub(in super::super) struct Files {
+pub(super) struct Files {
     pub payload: Option<PathBuf>,
     pub result: PathBuf,
     pub progress: PathBuf,
@@ -103,7 +108,7 @@ impl Files {
     }
 }
 
-/// Opens what a job wrote. It may have made a pipe or a link of it: neither may hold the worker up or lead
+/// Opens a file that a job wrote. It may have made a pipe or a link of it: neither may hold the worker up or lead
 /// it elsewhere.
 fn open(path: &Path) -> std::io::Result<File> {
     let flags = (OFlags::NONBLOCK | OFlags::NOFOLLOW).bits().cast_signed();

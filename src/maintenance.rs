@@ -1,4 +1,4 @@
-//! The keeper's rounds, which whoever looks for jobs takes part in: due jobs become ready, those of lost workers
+//! Rounds of maintenance, in which every worker and controller takes part: due jobs become ready, those of lost workers
 //! are rescued, totals are folded. The controller does, too: with no worker, somebody must find that jobs for
 //! later are due, or none would ever be started for them.
 
@@ -10,10 +10,10 @@ use crate::{Error, session::Kept};
 
 /// How often a place that another holds is asked for. A dead keeper holds it for a second (see `keep_v1`), so that
 /// the jobs of the lost wait for their lease and a second and a half at most, even where keepers are lost in a row.
-const ASK: Duration = Duration::from_millis(500);
+const ASK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Does the rounds while the holder is the keeper, and asks now and then while it is not, until `end`.
-pub(crate) async fn keep<F>(round: impl Fn() -> F, end: CancellationToken)
+pub(crate) async fn maintain<F>(round: impl Fn() -> F, end: CancellationToken)
 where
     F: Future<Output = Result<Kept, Error>>,
 {
@@ -28,9 +28,9 @@ where
                 // Due jobs are to be claimable within 100 ms of their time.
                 Duration::from_millis(80)
             }
-            Ok(Kept { keeper: false, .. }) => ASK,
+            Ok(Kept { keeper: false, .. }) => ASK_INTERVAL,
             Err(error) => {
-                tracing::warn!(%error, "keeping failed");
+                tracing::warn!(%error, "maintenance failed");
                 Duration::from_secs(1)
             }
         };

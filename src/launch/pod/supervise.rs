@@ -1,0 +1,194 @@
+//! Supervises the Pod of one job until the Pod has ended or the job has to stop, and turns its end into an outcome.
+
+use std::{
+    os::unix::process::ExitStatusExt,
+    process::ExitStatus,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use k8s_openapi::api::core::v1::Pod;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{
+    cleanup,
+    pods::{PodRef, PodWatch, Pods, Seen},
+    report::Report,
+    status::{self, End, PodStatus, Wait, classify},
+};
+use crate::{
+    launch::{files, run::Run},
+    worker::{
+        launcher::{Ended, Outcome, failure},
+        stop::{Step, StopReason},
+    },
+};
+
+/// The watch cannot tell how long a Pod waits: that is looked at so often.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// The API server is asked so often for a Pod that the watch does not know.
+const LOOKUP_INTERVAL: Duration = Duration::from_secs(15);
+/// How long a node may take beyond a Pod's grace before it counts as lost.
+const NODE_LOST_AFTER: Duration = Duration::from_secs(30);
+/// Between two attempts to read a report from the log.
+const LOG_RETRY: Duration = Duration::from_secs(1);
+
+/// Since when one Pod has waited, for each thing it waited for, and since when it is being deleted.
+#[derive(Default)]
+struct Clocks {
+    waits: Vec<(Wait, Instant)>,
+    deleted: Option<Instant>,
+}
+
+impl Clocks {
+    fn waited(&mut self, wait: Wait) -> Duration {
+        let since = self.waits.iter().find(|(w, _)| *w == wait).map(|(_, since)| *since);
+        since
+            .unwrap_or_else(|| {
+                self.waits.push((wait, Instant::now()));
+                Instant::now()
+            })
+            .elapsed()
+    }
+}
+
+pub(super) async fn supervise(pods: &Arc<Pods>, run: &mut Run<'_>, pod: Pod) -> Ended {
+    let pod_ref = PodRef::of(&pod);
+    let end = until_end(pods, run, &pod_ref, pod).await;
+    let outcome = match (end, run.stops.reason()) {
+        // The job goes on: whoever has it next finds its Pod.
+        (None, _) => return Outcome::Released.into(),
+        (Some(_), Some(reason)) => run.stopped(reason),
+        (Some(End::Back { reason, after, text }), None) => {
+            tracing::warn!(job = %run.job.id, reason, text, "no fault of the job's: handed back");
+            // First the Pod goes, then its job: else the next worker would find it and hand the job back again.
+            pods.remove(&pod_ref, reason == "node_lost").await;
+            return Outcome::HandedBack { after, error: format!("{reason}: {text}") }.into();
+        }
+        (Some(end), None) => outcome_of(pods, run, &pod_ref, end).await,
+    };
+    Ended { outcome, afterwards: Some(cleanup::afterwards(pods.clone(), pod_ref)) }
+}
+
+/// Watches the Pod to its end; none if the worker lets go of it before.
+async fn until_end(pods: &Arc<Pods>, run: &mut Run<'_>, pod_ref: &PodRef, pod: Pod) -> Option<End> {
+    let mut watch = pods.supervise(&pod_ref.uid);
+    let mut following = None;
+    let (mut clocks, mut asked, mut last) = (Clocks::default(), Instant::now(), Arc::new(pod));
+    loop {
+        if let Some(end) = end_by_now(pods, &watch, &mut clocks, &mut last) {
+            return Some(end);
+        }
+        if following.is_none() && classify(&last) == PodStatus::Running {
+            let (pods, name, progress) = (pods.clone(), pod_ref.name.clone(), run.progress.clone());
+            let follow = async move { pods.follow(&name, &progress).await };
+            following = Some(AbortOnDropHandle::new(tokio::spawn(follow)));
+        }
+        tokio::select! {
+            step = run.stops.step(false) => {
+                if matches!(run.stops.reason(), Some(StopReason::Draining | StopReason::LeaseLost)) {
+                    return None;
+                }
+                let grace = if step == Step::Kill { Some(1) } else { None };
+                if let Err(error) = pods.delete(pod_ref, grace).await {
+                    tracing::warn!(%error, "a Pod could not be ended yet");
+                }
+            }
+            _ = watch.changed.changed() => {}
+            () = tokio::time::sleep(CHECK_INTERVAL) => {}
+        }
+        if matches!(watch.seen(), Seen::Not) && asked.elapsed() > LOOKUP_INTERVAL {
+            asked = Instant::now();
+            // Between two lists of the watch it may have come and gone.
+            if let Ok(found) = pods.get(&pod_ref.name).await
+                && found.is_none_or(|p| p.metadata.uid.as_deref() != Some(&pod_ref.uid))
+            {
+                return Some(status::classify_deleted(Some(&last)));
+            }
+        }
+    }
+}
+
+/// The end of the Pod, if it has ended by now.
+fn end_by_now(pods: &Pods, watch: &PodWatch<'_>, clocks: &mut Clocks, last: &mut Arc<Pod>) -> Option<End> {
+    match watch.seen() {
+        Seen::Not => {}
+        Seen::There(pod) => *last = pod,
+        Seen::Gone(pod) => return Some(status::classify_deleted(Some(&pod))),
+    }
+    if let Some(grace) = last.metadata.deletion_grace_period_seconds
+        && last.metadata.deletion_timestamp.is_some()
+    {
+        let since = *clocks.deleted.get_or_insert_with(Instant::now);
+        if since.elapsed() > NODE_LOST_AFTER + Duration::from_secs(grace.unsigned_abs()) {
+            let text = "its node did not say that the Pod has ended".to_owned();
+            return Some(End::Back { reason: "node_lost", after: None, text });
+        }
+    }
+    match classify(last) {
+        PodStatus::Running => None,
+        PodStatus::Ended(end) => Some(end),
+        PodStatus::Waiting(wait, text) => status::overdue(wait, &text, clocks.waited(wait), &pods.options),
+    }
+}
+
+/// The outcome of a Pod that ended by itself, or that waited too long.
+async fn outcome_of(pods: &Pods, run: &Run<'_>, pod: &PodRef, end: End) -> Outcome {
+    match end {
+        End::Reported(report) => reported(pods, run, pod, *report).await,
+        End::Failed { reason, retryable, text } => Outcome::Failed(failure(reason, retryable, text)),
+        End::Bare { code, text } => {
+            let status = ExitStatus::from_raw(if code > 128 { code - 128 } else { code << 8 });
+            Outcome::Failed(run.ended_badly("no report, ", status, &text))
+        }
+        End::Back { after, text, .. } => Outcome::HandedBack { after, error: text },
+    }
+}
+
+async fn reported(pods: &Pods, run: &Run<'_>, pod: &PodRef, short: Report) -> Outcome {
+    let report = match short.on_log {
+        None => short,
+        Some(bytes) => match on_log(pods, pod, bytes).await {
+            Ok(whole) => whole,
+            Err(why) if short.code == Some(0) => {
+                return Outcome::Failed(failure("result_lost", true, format!("result: not on the Pod's log: {why}")));
+            }
+            Err(_) => short,
+        },
+    };
+    if report.timed_out {
+        return run.stopped(StopReason::Timeout);
+    }
+    if let Some(why) = report.not_started {
+        return Outcome::Failed(failure("spawn_failed", true, why));
+    }
+    if let Some((reason, text)) = report.bad_result {
+        let reason =
+            ["output_too_large", "invalid_utf8"].into_iter().find(|r| *r == reason).unwrap_or("invalid_result");
+        return Outcome::Failed(failure(reason, true, text));
+    }
+    match (report.code, report.result) {
+        (Some(0), None) => Outcome::Completed(None),
+        (Some(0), Some(result)) => {
+            files::parse("result file", result.into_bytes()).map_or_else(Outcome::Failed, Outcome::Completed)
+        }
+        (code, _) => {
+            let status = ExitStatus::from_raw(code.map_or_else(|| report.signal.unwrap_or_default(), |c| c << 8));
+            Outcome::Failed(run.ended_badly("", status, &report.stderr))
+        }
+    }
+}
+
+/// Asked some times: the node may be busy.
+async fn on_log(pods: &Pods, pod: &PodRef, bytes: usize) -> Result<Report, String> {
+    let mut why = String::new();
+    for _ in 0..4 {
+        match pods.report(&pod.name, bytes).await {
+            Ok(Some(report)) => return Ok(report),
+            Ok(None) => "parts of it are missing".clone_into(&mut why),
+            Err(e) => why = e.to_string(),
+        }
+        tokio::time::sleep(LOG_RETRY).await;
+    }
+    Err(why)
+}

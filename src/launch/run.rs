@@ -1,0 +1,72 @@
+//! One run of a job by a command, and the failures that all launches share.
+
+use std::{io, process::ExitStatus, sync::Arc};
+
+use super::spec::Plan;
+use crate::{
+    ClaimedJob, Failure,
+    worker::{
+        launcher::{Outcome, failure},
+        progress::Progress,
+        stop::{StopReason, Stops},
+    },
+};
+
+/// One run of a job.
+pub(super) struct Run<'a> {
+    pub job: &'a ClaimedJob,
+    pub plan: Plan,
+    pub stops: Stops,
+    pub progress: &'a Arc<Progress>,
+}
+
+impl Run<'_> {
+    /// When the job is to be over, for the job to read; the worker's clock, the timeout itself is monotonic.
+    pub(super) fn deadline(&self) -> Option<String> {
+        let timeout = chrono::Duration::from_std(self.plan.timeout?).ok()?;
+        Some((chrono::Utc::now() + timeout).to_rfc3339_opts(chrono::SecondsFormat::Millis, true))
+    }
+
+    pub(super) fn traceparent(&self) -> Option<&str> {
+        self.job.opts.as_ref()?.pointer("/headers/traceparent")?.as_str()
+    }
+
+    /// The outcome of a run that was asked to stop.
+    pub(super) fn stopped(&self, reason: StopReason) -> Outcome {
+        Outcome::of_stop(reason, self.plan.timeout)
+    }
+
+    /// The failure of a process that ended by itself, and not well.
+    pub(super) fn ended_badly(&self, what: &str, status: ExitStatus, stderr: &str) -> Failure {
+        use std::os::unix::process::ExitStatusExt;
+        let how = match (status.code(), status.signal()) {
+            (Some(code), _) => format!("{what}exit code {code}"),
+            (None, Some(signal)) => format!("{what}killed by signal {signal}"),
+            (None, None) => format!("{what}ended without an exit code"),
+        };
+        let text = if stderr.trim().is_empty() { how } else { format!("{how}: {}", stderr.trim_end()) };
+        let retryable = status.code().is_none_or(|c| !self.plan.no_retry_exit_codes.contains(&c));
+        failure(if status.code().is_some() { "exit_code" } else { "signal" }, retryable, text)
+    }
+
+    pub(super) fn not_started(&self, error: &io::Error) -> Failure {
+        failure("spawn_failed", true, cannot_start(&self.plan.spec.program, error))
+    }
+}
+
+pub(super) fn cannot_start(program: &str, error: &io::Error) -> String {
+    use std::io::ErrorKind;
+    let why = match error.kind() {
+        ErrorKind::NotFound => "command not found; is it in this container, and on its PATH?".to_owned(),
+        ErrorKind::PermissionDenied => "not executable by this user".to_owned(),
+        _ if error.raw_os_error() == Some(rustix::io::Errno::NOEXEC.raw_os_error()) => {
+            "not a program of this machine; does a script lack its #! line?".to_owned()
+        }
+        _ => error.to_string(),
+    };
+    format!("cannot start {program}: {why}")
+}
+
+pub(super) fn worker_io(error: &io::Error) -> Outcome {
+    Outcome::Failed(failure("worker_io", true, format!("the worker cannot keep the job's files: {error}")))
+}

@@ -1,0 +1,330 @@
+//! The engine: the loop of one registered worker, which claims jobs, starts them, and reports how they ended.
+
+use std::{
+    collections::HashMap,
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use futures_util::future::BoxFuture;
+use tokio::{
+    sync::{Notify, watch},
+    task::{JoinError, JoinSet},
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::{
+    drain,
+    heartbeat::{Beat, heartbeat, lease_ended},
+    launcher::{Ended, Launcher, Outcome},
+    options::{Shutdown, WorkerOptions, WorkerSummary},
+    progress::Progress,
+    report::{Report, UntilLeaseEnds, lease_lost},
+    stop::{StopReason, StopRequest, Stops, guard, request_stop},
+};
+use crate::{
+    ClaimedJob, Error, JobQueue, Session, SessionOptions,
+    listen::{self, Listener},
+    maintenance,
+};
+
+/// How long a registration may take; the connection may have died long ago.
+const REGISTER_TIMEOUT: Duration = Duration::from_secs(10);
+/// An idle worker must have seen nothing for so long, which includes a sweep, to call its queues empty.
+const EMPTY_FOR: Duration = Duration::from_millis(600);
+/// How long the last call to the database may take.
+const STOP_TIMEOUT: Duration = Duration::from_secs(1);
+/// Between two calls to the database while jobs end in quick succession.
+const BATCH_INTERVAL: Duration = Duration::from_millis(5);
+/// How long killed jobs may take to end, and cleanups when the worker ends.
+const KILL_TIMEOUT: Duration = Duration::from_secs(5);
+/// While idle and asked to end when the queues are empty, how often to look.
+const EMPTY_POLL: Duration = Duration::from_millis(100);
+
+/// Registers and works until told to end, until nothing is due if asked so, or until the lease is lost.
+pub(super) async fn run_registered<L: Launcher>(
+    queue: &JobQueue,
+    options: &WorkerOptions,
+    launcher: &Arc<L>,
+    shutdown: &Shutdown,
+    summary: &mut WorkerSummary,
+) -> Result<(), Error> {
+    let asked = Instant::now();
+    let session = Arc::new(register(queue, options).await?);
+    tracing::info!(worker = %session.id(), queues = ?options.queues, slots = options.concurrency, "working");
+    let beside = CancellationToken::new();
+    let _end_beside = beside.clone().drop_guard();
+    let enforcer = launcher.clone();
+    let lease_until = move |deadline| enforcer.lease_until(deadline);
+    let (beats, heartbeat) = heartbeat(session.clone(), asked, shutdown.drain.clone(), beside.clone(), lease_until);
+    tokio::select! {
+        started = launcher.start(&session, options.concurrency) => started?,
+        () = lease_ended(beats.clone()) => return Err(lease_lost()),
+    }
+    let wake = Arc::new(Notify::new());
+    let target = listen::target(queue, options.listen_url.as_deref())?;
+    let ping = (options.lease / 3).max(Duration::from_millis(200));
+    let listener = listen::listen(target, session.id(), ping, wake.clone(), beside.clone());
+    let maintainer = session.clone();
+    let round = move || {
+        let session = maintainer.clone();
+        async move { session.keep().await }
+    };
+    let maintenance = tokio::spawn(maintenance::maintain(round, beside.clone()));
+
+    let mut engine = Engine {
+        caller: UntilLeaseEnds { session: session.clone(), beats: beats.clone() },
+        options,
+        launcher: launcher.clone(),
+        running: HashMap::new(),
+        tasks: JoinSet::new(),
+        unreported_cleanups: Vec::new(),
+        cleanups: JoinSet::new(),
+        report: Report::default(),
+        lease_stops: guard(beats.clone(), options.lease),
+        beats,
+        draining: None,
+        flushed_at: asked,
+        enough: (2 * thread::available_parallelism().map_or(1, usize::from)).min(options.concurrency / 2),
+        empty_since: None,
+        killed: false,
+        summary,
+    };
+    let result = engine.work(&wake, &listener, shutdown).await;
+    match &result {
+        Ok(()) => engine.close().await,
+        Err(_) => engine.kill_all().await,
+    }
+    // Not waited for: a query of theirs can hang as long as its connection does.
+    maintenance.abort();
+    heartbeat.abort();
+    // A courtesy: a worker that did not say goodbye is cleaned up when its lease has ended.
+    if result.is_ok() && !matches!(timeout(STOP_TIMEOUT, session.stop()).await, Ok(Ok(()))) {
+        tracing::warn!("the database was not told that this worker has ended");
+    }
+    result
+}
+
+/// Starts a lease, as another worker than any before.
+async fn register(queue: &JobQueue, options: &WorkerOptions) -> Result<Session, Error> {
+    let defaults = SessionOptions::default();
+    let session = queue.session(SessionOptions {
+        name: options.name.clone().unwrap_or(defaults.name),
+        queues: options.queues.clone(),
+        slots: i32::try_from(options.concurrency).unwrap_or(i32::MAX),
+        lease: options.lease,
+        identity: defaults.identity,
+    });
+    timeout(REGISTER_TIMEOUT, session)
+        .await
+        .map_err(|_| Error::Pool(format!("no answer within {REGISTER_TIMEOUT:?}")))?
+}
+
+struct Engine<'a, L> {
+    caller: UntilLeaseEnds,
+    options: &'a WorkerOptions,
+    launcher: Arc<L>,
+    /// The way to ask each running job to stop.
+    running: HashMap<Uuid, watch::Sender<Option<StopRequest>>>,
+    tasks: JoinSet<(ClaimedJob, Ended)>,
+    /// Cleanups of jobs whose outcome the database does not know yet.
+    unreported_cleanups: Vec<BoxFuture<'static, ()>>,
+    cleanups: JoinSet<()>,
+    report: Report,
+    beats: watch::Receiver<Beat>,
+    /// Stop requests of the lease, to all jobs.
+    lease_stops: watch::Receiver<Option<StopRequest>>,
+    draining: Option<Instant>,
+    flushed_at: Instant,
+    /// So many running jobs keep the processors busy.
+    enough: usize,
+    empty_since: Option<Instant>,
+    /// Somebody else has killed what ran: this registration is over.
+    killed: bool,
+    summary: &'a mut WorkerSummary,
+}
+
+impl<L: Launcher> Engine<'_, L> {
+    async fn work(&mut self, wake: &Notify, listener: &Listener, shutdown: &Shutdown) -> Result<(), Error> {
+        loop {
+            if shutdown.drain.is_cancelled() && self.draining.is_none() {
+                tracing::info!(running = self.running.len(), "draining");
+                self.draining = Some(Instant::now());
+            }
+            let marked = self.beats.borrow().draining;
+            let draining = self.draining.is_some() || marked.is_some();
+            self.batch_outcomes().await;
+            let claimed = self.flush_and_claim(draining).await?;
+            let idle = self.running.is_empty() && self.report.is_empty();
+            if idle && (drain::should_exit(self.draining, marked, Instant::now()) || self.is_empty(claimed)) {
+                return Ok(());
+            }
+            if claimed > 0 {
+                continue;
+            }
+            let asleep = idle && !draining && listener.connected() && !self.options.stop_when_empty;
+            if asleep {
+                // Subscribe first, then look once more: a job committed in between is not missed.
+                self.caller.call(|| self.caller.session.sleep()).await?;
+                if self.flush_and_claim(false).await? > 0 {
+                    self.caller.call(|| self.caller.session.wake()).await?;
+                    continue;
+                }
+            }
+            let pause = self.pause(idle, shutdown);
+            tokio::select! {
+                Some(ended) = self.tasks.join_next() => self.end(ended),
+                Some(cleaned) = self.cleanups.join_next() => no_panic(cleaned),
+                () = wake.notified(), if !draining => {}
+                () = tokio::time::sleep(pause) => {}
+                () = shutdown.drain.cancelled(), if self.draining.is_none() => {}
+                () = shutdown.hurry.cancelled(), if !shutdown.hurry.is_cancelled() => {}
+                Ok(()) = self.beats.changed() => {}
+            }
+            while let Some(ended) = self.tasks.try_join_next() {
+                self.end(ended);
+            }
+            self.apply_heartbeat()?;
+            if asleep {
+                self.caller.call(|| self.caller.session.wake()).await?;
+            }
+        }
+    }
+
+    /// Waits a moment for more jobs to end, if many do: one call for several costs the database less. Enough
+    /// of them go on to keep the processors busy, and after a pause it waits for nothing.
+    async fn batch_outcomes(&mut self) {
+        let until = tokio::time::Instant::from_std(self.flushed_at + BATCH_INTERVAL);
+        while !self.report.is_empty() && self.running.len() > self.enough {
+            tokio::select! {
+                Some(ended) = self.tasks.join_next() => self.end(ended),
+                () = tokio::time::sleep_until(until) => break,
+            }
+        }
+        self.flushed_at = Instant::now();
+    }
+
+    /// Tells the database what ended and claims for the free places. Answers how many jobs it claimed.
+    async fn flush_and_claim(&mut self, draining: bool) -> Result<usize, Error> {
+        let free = if draining { 0 } else { self.free_places() };
+        let jobs = self.report.flush_and_claim(&self.caller, self.summary, free).await?;
+        let claimed = jobs.len();
+        // Every outcome is in the database now.
+        for cleanup in self.unreported_cleanups.drain(..) {
+            self.cleanups.spawn(cleanup);
+        }
+        jobs.into_iter().for_each(|job| self.start(job));
+        Ok(claimed)
+    }
+
+    /// A place is taken from the claim until the cleanup has ended.
+    fn free_places(&self) -> usize {
+        let taken = self.running.len() + self.unreported_cleanups.len() + self.cleanups.len();
+        self.options.concurrency.saturating_sub(taken)
+    }
+
+    fn start(&mut self, job: ClaimedJob) {
+        let (own, heard) = watch::channel(None);
+        self.running.insert(job.id, own);
+        let stops = Stops::new(heard, self.lease_stops.clone(), self.options.grace);
+        let (launcher, session) = (self.launcher.clone(), self.caller.session.clone());
+        self.tasks.spawn(async move {
+            let ended = run_job(&*launcher, &session, &job, stops).await;
+            (job, ended)
+        });
+    }
+
+    fn end(&mut self, ended: Result<(ClaimedJob, Ended), JoinError>) {
+        // A bug in a launcher, and the job would be held for ever: end with it, and let the lease go.
+        let (job, Ended { mut outcome, afterwards }) = no_panic(ended);
+        // The guardian was faster than a worker that had no processor: not the job's failure.
+        if matches!(outcome, Outcome::Failed(_)) && self.launcher.was_killed() {
+            (self.killed, outcome) = (true, Outcome::Released);
+        }
+        self.unreported_cleanups.extend(afterwards);
+        self.running.remove(&job.id);
+        self.report.add(job, outcome);
+    }
+
+    /// How long nothing may happen; meanwhile draining jobs get the stop request that is due.
+    fn pause(&self, idle: bool, shutdown: &Shutdown) -> Duration {
+        let Some(since) = self.draining else {
+            return if self.options.stop_when_empty && idle { EMPTY_POLL } else { self.options.poll };
+        };
+        match drain::stop_request(since, self.options.grace, shutdown.hurry.is_cancelled(), Instant::now()) {
+            Ok(request) => {
+                self.stop_all(request);
+                self.options.poll
+            }
+            Err(wait) => wait,
+        }
+    }
+
+    /// Whether the queues may be called empty, if that is asked.
+    fn is_empty(&mut self, claimed: usize) -> bool {
+        if claimed > 0 || !self.options.stop_when_empty {
+            self.empty_since = None;
+            return false;
+        }
+        self.empty_since.get_or_insert_with(Instant::now).elapsed() > EMPTY_FOR
+    }
+
+    /// Cancels jobs, or ends with the lease, as the last heartbeat says.
+    fn apply_heartbeat(&mut self) -> Result<(), Error> {
+        let beat = self.beats.borrow_and_update().clone();
+        for id in &beat.cancelled {
+            if let Some(job) = self.running.get(id) {
+                let kill_at = Instant::now() + self.options.grace;
+                request_stop(job, StopRequest { reason: StopReason::Cancelled, kill_at });
+            }
+        }
+        if beat.lost || self.killed || Instant::now() >= beat.deadline { Err(lease_lost()) } else { Ok(()) }
+    }
+
+    fn stop_all(&self, request: StopRequest) {
+        self.running.values().for_each(|job| request_stop(job, request));
+    }
+
+    /// Ends what is left when no job runs any more.
+    async fn close(&mut self) {
+        let within = drain::close_timeout(self.draining, self.options.grace, Instant::now());
+        let cleaned = async { while self.cleanups.join_next().await.is_some() {} };
+        if timeout(within.min(KILL_TIMEOUT), cleaned).await.is_err() {
+            tracing::warn!("the worker ends before it has cleaned up after some of its jobs");
+        }
+        self.launcher.close(within).await;
+    }
+
+    /// Ends every job before the worker goes on: others may start these jobs.
+    async fn kill_all(&mut self) {
+        self.stop_all(StopRequest { reason: StopReason::LeaseLost, kill_at: Instant::now() });
+        let all = async { while self.tasks.join_next().await.is_some() {} };
+        if timeout(KILL_TIMEOUT, all).await.is_err() {
+            tracing::error!("some jobs did not end within {KILL_TIMEOUT:?} of being killed");
+        }
+        self.launcher.close(Duration::ZERO).await;
+    }
+}
+
+/// Runs a job to its end, and stores its progress meanwhile.
+async fn run_job<L: Launcher>(launcher: &L, session: &Session, job: &ClaimedJob, stops: Stops) -> Ended {
+    let progress = Arc::new(Progress::default());
+    let mut storing = std::pin::pin!(progress.store(session, job));
+    let mut running = std::pin::pin!(launcher.run(job, stops, &progress));
+    let ended = loop {
+        tokio::select! {
+            biased;
+            ended = &mut running => break ended,
+            () = &mut storing => {}
+        }
+    };
+    progress.finish(storing).await;
+    ended
+}
+
+fn no_panic<T>(ended: Result<T, JoinError>) -> T {
+    ended.unwrap_or_else(|panicked| std::panic::resume_unwind(panicked.into_panic()))
+}

@@ -1,0 +1,87 @@
+//! The seam between the engine and what runs jobs, and the ways in which a run can end.
+//!
+//! `Launcher` knows no queue. The engine knows no process, no Pod and no handler: it counts places, hands out jobs
+//! and stop requests, and reports outcomes.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures_util::future::BoxFuture;
+use serde_json::value::RawValue;
+
+use super::{
+    progress::Progress,
+    stop::{StopReason, Stops},
+};
+use crate::{ClaimedJob, Error, Failure, Session};
+
+/// Runs the jobs of a worker.
+pub(crate) trait Launcher: Send + Sync + 'static {
+    /// A worker is registered and will run up to `places` jobs at once. Called again for each new registration, after
+    /// [`Launcher::close`] of the one before.
+    fn start(&self, session: &Arc<Session>, places: usize) -> impl Future<Output = Result<(), Error>> + Send;
+
+    /// Runs one job until it has ended or `stops` wants it to end. The engine owns the job, so that nothing else can
+    /// end it meanwhile.
+    fn run(&self, job: &ClaimedJob, stops: Stops, progress: &Arc<Progress>) -> impl Future<Output = Ended> + Send;
+
+    /// The lease holds until then. Called before the engine learns of it: see [`super::heartbeat`].
+    fn lease_until(&self, _deadline: Instant) {}
+
+    /// Whether somebody else has killed what ran here since the last start: then a failure is not the job's own.
+    fn was_killed(&self) -> bool {
+        false
+    }
+
+    /// No more jobs will come for this registration: ends what waits warm, within this time.
+    fn close(&self, _within: Duration) -> impl Future<Output = ()> + Send {
+        async {}
+    }
+}
+
+/// The end of a run.
+pub(crate) struct Ended {
+    pub outcome: Outcome,
+    /// What has to happen once the database knows the outcome; the job's place is taken until then.
+    pub afterwards: Option<BoxFuture<'static, ()>>,
+}
+
+impl From<Outcome> for Ended {
+    fn from(outcome: Outcome) -> Ended {
+        Ended { outcome, afterwards: None }
+    }
+}
+
+/// How a run ended.
+#[derive(Debug)]
+pub(crate) enum Outcome {
+    Completed(Option<Box<RawValue>>),
+    Failed(Failure),
+    /// The job was stopped before its end and goes back; no attempt is consumed.
+    Released,
+    /// The job goes back through no fault of its own, perhaps not at once; no attempt is consumed. The text says why.
+    HandedBack {
+        after: Option<Duration>,
+        error: String,
+    },
+}
+
+impl Outcome {
+    /// The outcome of a job that did what it was asked: it stopped.
+    pub(crate) fn of_stop(reason: StopReason, timeout: Option<Duration>) -> Outcome {
+        match reason {
+            StopReason::Timeout => {
+                let after = timeout.unwrap_or_default();
+                Outcome::Failed(failure("timeout", true, format!("timed out after {after:?}")))
+            }
+            StopReason::Cancelled => Outcome::Failed(failure("cancelled", false, "cancelled while it ran")),
+            StopReason::Draining | StopReason::LeaseLost => Outcome::Released,
+        }
+    }
+}
+
+pub(crate) fn failure(reason: &'static str, retryable: bool, error: impl Into<String>) -> Failure {
+    Failure { error: error.into(), retryable, reason }
+}
