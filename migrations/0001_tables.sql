@@ -154,6 +154,7 @@ CREATE TABLE rowlock.worker (
 CREATE TABLE rowlock.lease (
   worker     uuid NOT NULL,
   id         int8 NOT NULL,
+  claim      int8 NOT NULL DEFAULT 0,  -- the number that the worker gave the call, so that a lost answer is noticed
   claimed_at timestamptz NOT NULL,
   remaining  int4 NOT NULL,
   done       uuid[] NOT NULL DEFAULT '{}',

@@ -4,11 +4,13 @@ CREATE OR REPLACE FUNCTION rowlock.make_id(ms int8, queue int4, rank int2, pos i
 LANGUAGE sql IMMUTABLE AS $$
   SELECT encode(
     int8send((ms << 16) | (7::int8 << 12) | (queue >> 6))
-    || int8send((-9223372036854775808) | ((queue & 63)::int8 << 56) | ((rank::int8 + 32768) << 40) | (pos & 1099511627775)),
+    || int8send((-9223372036854775808)
+         | ((queue & 63)::int8 << 56) | ((rank::int8 + 32768) << 40) | (pos & 1099511627775)),
     'hex')::uuid
 $$;
 COMMENT ON FUNCTION rowlock.make_id IS
-'A version 7 UUID: milliseconds, queue (18 bits), rank (16), position modulo 2^40. It says where the job is while it has not moved, so the hot table needs no index by id. Internal.';
+'A version 7 UUID: milliseconds, queue (18 bits), rank (16), position modulo 2^40. It says where the job is while it
+has not moved, so the hot table needs no index by id. Internal.';
 
 CREATE OR REPLACE FUNCTION rowlock.id_place(id uuid, OUT queue int4, OUT rank int2, OUT pos int8)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, rowlock, pg_temp AS $$
@@ -27,8 +29,9 @@ END $$;
 COMMENT ON FUNCTION rowlock.id_place IS
 'Where make_id says a job was put: a hint, to be checked against the row''s id. Internal.';
 
+-- STABLE, for an interval compared is no more than that: called IMMUTABLE it would be planned anew in every call.
 CREATE OR REPLACE FUNCTION rowlock.history_slot(expires_at timestamptz, keep interval) RETURNS int2
-LANGUAGE sql IMMUTABLE AS $$
+LANGUAGE sql STABLE AS $$
   SELECT CASE
     WHEN keep <= interval '36 hours' THEN floor(extract(epoch FROM expires_at) / 21600)::int8 % 8
     WHEN keep <= interval '18 days'  THEN floor(extract(epoch FROM expires_at) / 259200)::int8 % 8 + 8
@@ -36,17 +39,21 @@ LANGUAGE sql IMMUTABLE AS $$
   END::int2
 $$;
 COMMENT ON FUNCTION rowlock.history_slot IS
-'The history partition for a job kept for keep, at most 366 days. A ring of eight holds what is kept up to six widths, so the partition just expired is never one that is written. Internal.';
+'The history partition for a job kept for keep, at most 366 days. A ring of eight holds what is kept up to six widths,
+so the partition just expired is never one that is written. Internal.';
 
 CREATE OR REPLACE FUNCTION rowlock.bucket_bounds() RETURNS float8[]
 LANGUAGE sql IMMUTABLE AS $$
   SELECT '{0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 300, 1000, 3000, 10000, 30000}'::float8[]
 $$;
 COMMENT ON FUNCTION rowlock.bucket_bounds IS
-'The upper bounds of the histograms of waits and runs, in seconds. Lines counted in the past mean these: never changed. Internal.';
+'The upper bounds of the histograms of waits and runs, in seconds. Lines counted in the past mean these: never changed.
+Internal.';
 
 CREATE OR REPLACE FUNCTION rowlock.bucket(seconds float8) RETURNS int2
 LANGUAGE sql IMMUTABLE AS $$
   SELECT width_bucket(seconds, rowlock.bucket_bounds())::int2
 $$;
-COMMENT ON FUNCTION rowlock.bucket IS 'Which bucket of a histogram a time falls in, from 0; one above the last bound has that of the number of bounds. Internal.';
+COMMENT ON FUNCTION rowlock.bucket IS
+'Which bucket of a histogram a time falls in, from 0; one above the last bound has that of the number of bounds.
+Internal.';

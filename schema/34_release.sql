@@ -1,51 +1,52 @@
 -- A running job that its worker hands back.
 
--- Jobs back to where they wait, for every version of release. Element i of each array is one job's; errors null
--- leaves the jobs' own. One whose cancel was asked for ends so.
-CREATE OR REPLACE FUNCTION rowlock.hand_back(worker uuid, leases int8[], ids uuid[], delays float8[], errors text[], retried boolean)
+CREATE OR REPLACE FUNCTION rowlock.hand_back(worker uuid, leases int8[], ids uuid[], delays float8[], errors text[],
+  retried boolean)
 RETURNS TABLE (refused uuid)
 LANGUAGE plpgsql SET search_path = pg_catalog, rowlock, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
   v_worker text;
-  v record;
-  v_job rowlock.ready;
-  v_seen uuid[] := '{}';
+  v        record;
+  v_job    rowlock.ready;
+  v_seen   uuid[] := '{}';
 BEGIN
   SELECT w.name INTO v_worker FROM worker w WHERE w.id = hand_back.worker AND w.lease_until > clock_timestamp();
   IF FOUND THEN
-    FOR v IN SELECT t.*, (t.job).id AS job_id FROM take_back(hand_back.worker, leases, ids) t ORDER BY t.ord LOOP
-      v_seen := v_seen || v.job_id;
+    FOR v IN SELECT t.* FROM take_back(hand_back.worker, leases, coalesce(ids, '{}')) t ORDER BY t.ord LOOP
       v_job := v.job;
-      INSERT INTO tally (queue, type, running) VALUES (v_job.queue, v_job.type, -1);
+      v_seen := v_seen || v_job.id;
       v_job.error := coalesce(left(errors[v.ord], 8192), v_job.error);
-      IF EXISTS (SELECT FROM cancel_request c WHERE c.job = v.job_id) THEN
-        PERFORM end_job(v_job, 'cancelled', v.claimed_at, v_worker, CASE WHEN errors IS NOT NULL THEN v_job.error END, 'cancelled', v.progress);
-      ELSE
-        IF retried THEN
-          v_job.attempts := LEAST(v_job.attempts + 1, v_job.max_retries);
-          INSERT INTO tally (queue, type, retried, reason) VALUES (v_job.queue, v_job.type, 1, 'requested');
-        END IF;
-        PERFORM put_back(v_job, make_interval(secs => delays[v.ord]));
-      END IF;
+      PERFORM settle(v_job, v.claimed_at, v_worker, v.progress, 'pending',
+        CASE WHEN errors IS NOT NULL THEN v_job.error END, CASE WHEN retried THEN 'requested' END,
+        make_interval(secs => delays[v.ord]));
     END LOOP;
   END IF;
   RETURN QUERY SELECT DISTINCT u.id FROM unnest(ids) u(id) WHERE u.id <> ALL (v_seen);
 END $$;
-COMMENT ON FUNCTION rowlock.hand_back IS 'Running jobs back to where they wait. Internal.';
+COMMENT ON FUNCTION rowlock.hand_back IS
+'Running jobs back to where they wait. Element i of each array is one job''s; errors null leaves the jobs'' own.
+Internal.';
 
-CREATE OR REPLACE FUNCTION rowlock.release_v1(worker uuid, leases int8[], ids uuid[], delay_seconds float8 DEFAULT NULL, retried boolean DEFAULT false)
+CREATE OR REPLACE FUNCTION rowlock.release_v1(worker uuid, leases int8[], ids uuid[],
+  delay_seconds float8 DEFAULT NULL, retried boolean DEFAULT false)
 RETURNS TABLE (refused uuid)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp AS $$
 #variable_conflict use_variable
 BEGIN
-  IF NOT coalesce(delay_seconds BETWEEN 0 AND 315360000, true) THEN
-    PERFORM refuse('RL010', format('delay_seconds: expected a finite number from 0 to 315360000 (10 years), got %s', delay_seconds));
+  IF coalesce(cardinality(leases), 0) <> coalesce(cardinality(ids), 0) THEN
+    PERFORM refuse('RL021', 'leases, ids: expected arrays of equal length');
   END IF;
-  RETURN QUERY SELECT h.refused FROM hand_back(worker, leases, ids, array_fill(delay_seconds, ARRAY[coalesce(cardinality(ids), 0)]), NULL, retried) h;
+  IF NOT coalesce(delay_seconds BETWEEN 0 AND 315360000, true) THEN
+    PERFORM refuse('RL010',
+      format('delay_seconds: expected a finite number from 0 to 315360000 (10 years), got %s', delay_seconds));
+  END IF;
+  RETURN QUERY SELECT h.refused FROM hand_back(worker, leases, ids,
+    array_fill(delay_seconds, ARRAY[coalesce(cardinality(ids), 0)]), NULL, retried) h;
 END $$;
 COMMENT ON FUNCTION rowlock.release_v1 IS
-'Hands running jobs back unfinished: in their old place (delay_seconds null), or after a delay; with retried it counts as a retry, else no attempt is consumed. Answers the ids it refused because the lease is lost.
+'Hands running jobs back unfinished: in their old place (delay_seconds null), or after a delay; with retried it counts
+as a retry, else no attempt is consumed. Answers the ids it refused because the lease is lost.
 SQLSTATEs: RL010, RL021. Locks: the receipts.';
 
 CREATE OR REPLACE FUNCTION rowlock.release_v2(worker uuid, leases int8[], ids uuid[], delays float8[], errors text[])
@@ -53,8 +54,10 @@ RETURNS TABLE (refused uuid)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp AS $$
 #variable_conflict use_variable
 BEGIN
-  IF cardinality(delays) IS DISTINCT FROM cardinality(ids) OR cardinality(errors) IS DISTINCT FROM cardinality(ids) THEN
-    PERFORM refuse('RL021', 'ids, delays, errors: expected arrays of equal length');
+  IF coalesce(cardinality(leases), 0) <> coalesce(cardinality(ids), 0)
+     OR cardinality(delays) IS DISTINCT FROM cardinality(ids)
+     OR cardinality(errors) IS DISTINCT FROM cardinality(ids) THEN
+    PERFORM refuse('RL021', 'leases, ids, delays, errors: expected arrays of equal length');
   END IF;
   IF EXISTS (SELECT FROM unnest(delays) d WHERE NOT coalesce(d BETWEEN 0 AND 315360000, true)) THEN
     PERFORM refuse('RL010', 'delays: expected finite numbers from 0 to 315360000 (10 years)');
@@ -62,5 +65,6 @@ BEGIN
   RETURN QUERY SELECT h.refused FROM hand_back(worker, leases, ids, delays, errors, false) h;
 END $$;
 COMMENT ON FUNCTION rowlock.release_v2 IS
-'Hands running jobs back unfinished, no attempt consumed, each in its old place (delay null) or after its delay in seconds, and with a text that says why (null: none). Answers the ids it refused because the lease is lost.
+'Hands running jobs back unfinished, no attempt consumed, each in its old place (delay null) or after its delay in
+seconds, and with a text that says why (null: none). Answers the ids it refused because the lease is lost.
 SQLSTATEs: RL010, RL021. Locks: the receipts.';

@@ -8,7 +8,8 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION rowlock.lease_lost IS 'Refuses a worker without a lease. Internal.';
 
-CREATE OR REPLACE FUNCTION rowlock.register_worker_v1(name text, identity text, queues text[], slots int, lease_seconds float8 DEFAULT 30, version text DEFAULT '')
+CREATE OR REPLACE FUNCTION rowlock.register_worker_v1(name text, identity text, queues text[], slots int,
+  lease_seconds float8 DEFAULT 30, version text DEFAULT '')
 RETURNS uuid
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp AS $$
 #variable_conflict use_column
@@ -17,10 +18,18 @@ DECLARE
   v_fault text := name_fault(register_worker_v1.name);
 BEGIN
   IF v_fault IS NOT NULL THEN PERFORM refuse('RL021', 'name: ' || v_fault); END IF;
-  IF coalesce(octet_length(register_worker_v1.identity), 0) NOT BETWEEN 1 AND 256 THEN PERFORM refuse('RL021', 'identity: expected 1 to 256 bytes'); END IF;
-  IF coalesce(cardinality(register_worker_v1.queues), 0) = 0 THEN PERFORM refuse('RL021', 'queues: expected at least one'); END IF;
-  IF coalesce(register_worker_v1.slots, 0) NOT BETWEEN 1 AND 100000 THEN PERFORM refuse('RL021', 'slots: expected 1 to 100000'); END IF;
-  IF lease_seconds IS NULL OR NOT lease_seconds BETWEEN 0.1 AND 86400 THEN PERFORM refuse('RL021', 'lease_seconds: expected 0.1 to 86400'); END IF;
+  IF coalesce(octet_length(register_worker_v1.identity), 0) NOT BETWEEN 1 AND 256 THEN
+    PERFORM refuse('RL021', 'identity: expected 1 to 256 bytes');
+  END IF;
+  IF coalesce(cardinality(register_worker_v1.queues), 0) = 0 THEN
+    PERFORM refuse('RL021', 'queues: expected at least one');
+  END IF;
+  IF coalesce(register_worker_v1.slots, 0) NOT BETWEEN 1 AND 100000 THEN
+    PERFORM refuse('RL021', 'slots: expected 1 to 100000');
+  END IF;
+  IF lease_seconds IS NULL OR NOT lease_seconds BETWEEN 0.1 AND 86400 THEN
+    PERFORM refuse('RL021', 'lease_seconds: expected 0.1 to 86400');
+  END IF;
   PERFORM ensure_queue(q) FROM (SELECT DISTINCT q FROM unnest(register_worker_v1.queues) q ORDER BY q) q;
   INSERT INTO worker (name, identity, queues, slots, version, lease_until)
   VALUES (register_worker_v1.name, register_worker_v1.identity, register_worker_v1.queues, register_worker_v1.slots,
@@ -29,28 +38,70 @@ BEGIN
   RETURN v_id;
 END $$;
 COMMENT ON FUNCTION rowlock.register_worker_v1 IS
-'Makes a worker and starts its lease. name is for people; identity is the Pod UID or host, and start. Returns the worker''s id, which every other call takes.
+'Makes a worker and starts its lease. name is for people; identity is the Pod UID or host, and start. Returns the
+worker''s id, which every other call takes.
 SQLSTATEs: RL021 by argument, RL003 for a queue''s name. Locks: none but for new queues.';
 
-CREATE OR REPLACE FUNCTION rowlock.extend_v1(worker uuid, lease_seconds float8 DEFAULT 30, drain boolean DEFAULT false)
-RETURNS TABLE (lease_until timestamptz, draining boolean, cancelled uuid[])
+CREATE OR REPLACE FUNCTION rowlock.return_unknown(worker uuid, holds int8[], pending int8[], below int8) RETURNS int
+LANGUAGE plpgsql SET search_path = pg_catalog, rowlock, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+  v_leases int8[] := ARRAY(
+    SELECT l.id FROM lease l
+     WHERE l.worker = return_unknown.worker AND l.claim < below
+       AND l.claim <> ALL (coalesce(pending, '{}')) AND l.id <> ALL (holds)
+     ORDER BY l.id FOR UPDATE);
+  v_worker text;
+  v        record;
+  v_job    rowlock.ready;
+  v_n      int := 0;
+BEGIN
+  IF v_leases = '{}' THEN RETURN 0; END IF;
+  v_worker := (SELECT w.name FROM worker w WHERE w.id = return_unknown.worker);
+  FOR v IN SELECT t.* FROM take_back(return_unknown.worker, v_leases, NULL) t LOOP
+    v_job := v.job;
+    PERFORM settle(v_job, v.claimed_at, v_worker, v.progress, 'pending', v_job.error);
+    v_n := v_n + 1;
+  END LOOP;
+  RETURN v_n;
+END $$;
+COMMENT ON FUNCTION rowlock.return_unknown IS
+'Puts back what a worker claimed in calls whose answers were lost: its receipts that it does not know, of calls that
+are over. No attempt is consumed and no crash counted. The worker''s row must be locked. Internal.';
+
+CREATE OR REPLACE FUNCTION rowlock.extend_v1(worker uuid, lease_seconds float8 DEFAULT 30,
+  drain boolean DEFAULT false, holds int8[] DEFAULT NULL, pending int8[] DEFAULT '{}', below int8 DEFAULT NULL)
+RETURNS TABLE (lease_until timestamptz, draining boolean, cancelled uuid[], returned int)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
   v_until timestamptz;
   v_draining boolean;
 BEGIN
-  IF lease_seconds IS NULL OR NOT lease_seconds BETWEEN 0.1 AND 86400 THEN PERFORM refuse('RL021', 'lease_seconds: expected 0.1 to 86400'); END IF;
-  UPDATE worker w SET heartbeat_at = clock_timestamp(), lease_until = clock_timestamp() + make_interval(secs => lease_seconds),
-                      draining = w.draining OR extend_v1.drain
+  IF lease_seconds IS NULL OR NOT lease_seconds BETWEEN 0.1 AND 86400 THEN
+    PERFORM refuse('RL021', 'lease_seconds: expected 0.1 to 86400');
+  END IF;
+  IF (holds IS NULL) <> (below IS NULL) THEN
+    PERFORM refuse('RL021', 'holds, below: expected both or neither');
+  END IF;
+  -- The worker's row first: a rescue of this worker waits, or has ended the lease.
+  UPDATE worker w
+     SET heartbeat_at = clock_timestamp(), lease_until = clock_timestamp() + make_interval(secs => lease_seconds),
+         draining = w.draining OR extend_v1.drain
    WHERE w.id = extend_v1.worker AND w.lease_until > clock_timestamp()
   RETURNING w.lease_until, w.draining INTO v_until, v_draining;
   IF NOT FOUND THEN PERFORM lease_lost(); END IF;
-  RETURN QUERY SELECT v_until, v_draining, ARRAY(SELECT c.job FROM cancel_request c WHERE c.worker = extend_v1.worker);
+  returned := CASE WHEN holds IS NULL THEN 0 ELSE return_unknown(extend_v1.worker, holds, pending, below) END;
+  RETURN QUERY SELECT v_until, v_draining,
+    ARRAY(SELECT c.job FROM cancel_request c WHERE c.worker = extend_v1.worker), extend_v1.returned;
 END $$;
 COMMENT ON FUNCTION rowlock.extend_v1 IS
-'The heartbeat: one row, however many jobs. Answers the new deadline, whether the worker is to drain, and the running jobs it is to stop.
-SQLSTATEs: RL020 if the lease has expired, RL021. Locks: the worker''s row.';
+'The heartbeat: one row, however many jobs. Answers the new deadline, whether the worker is to drain, and the running
+jobs it is to stop.
+Lost answers: holds are the receipts (lease) that the worker knows, below the number that its next claim will have,
+pending the numbers of its claims that are under way. Receipts of earlier claims that it does not hold go back to where
+their jobs waited, no attempt consumed; returned is how many jobs. holds null: none go back.
+SQLSTATEs: RL020 if the lease has expired, RL021. Locks: the worker''s row, then the receipts that go back.';
 
 CREATE OR REPLACE FUNCTION rowlock.progress_v1(worker uuid, lease int8, id uuid, progress jsonb) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp AS $$
@@ -59,7 +110,8 @@ BEGIN
   IF progress_v1.progress IS NULL OR octet_length(progress_v1.progress::text) > 8192 THEN
     PERFORM refuse('RL021', 'progress: expected JSON of at most 8 KiB');
   END IF;
-  UPDATE lease l SET progress = coalesce(l.progress, '{}') || jsonb_build_object(progress_v1.id::text, progress_v1.progress)
+  UPDATE lease l
+     SET progress = coalesce(l.progress, '{}') || jsonb_build_object(progress_v1.id::text, progress_v1.progress)
    WHERE l.worker = progress_v1.worker AND l.id = progress_v1.lease AND progress_v1.id <> ALL (l.done)
      AND EXISTS (SELECT FROM unnest(l.jobs) j WHERE j.id = progress_v1.id)
      AND EXISTS (SELECT FROM worker w WHERE w.id = progress_v1.worker AND w.lease_until > clock_timestamp());
@@ -72,12 +124,15 @@ CREATE OR REPLACE FUNCTION rowlock.sleep_v1(worker uuid, queues text[]) RETURNS 
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp AS $$
 #variable_conflict use_column
 BEGIN
-  IF NOT EXISTS (SELECT FROM worker w WHERE w.id = sleep_v1.worker AND w.lease_until > clock_timestamp()) THEN PERFORM lease_lost(); END IF;
+  IF NOT EXISTS (SELECT FROM worker w WHERE w.id = sleep_v1.worker AND w.lease_until > clock_timestamp()) THEN
+    PERFORM lease_lost();
+  END IF;
   INSERT INTO sleeper (queue, worker)
   SELECT q.id, sleep_v1.worker FROM queue q WHERE q.name = ANY (sleep_v1.queues) ON CONFLICT DO NOTHING;
 END $$;
 COMMENT ON FUNCTION rowlock.sleep_v1 IS
-'Asks for a NOTIFY on channel rowlock (payload: the queue''s number) when one of the queues gets a job. Call, then claim once more, then wait; call wake_v1 when awake. SQLSTATEs: RL020. Locks: none that wait.';
+'Asks for a NOTIFY on channel rowlock (payload: the queue''s number) when one of the queues gets a job. Call, then claim
+once more, then wait; call wake_v1 when awake. SQLSTATEs: RL020. Locks: none that wait.';
 
 CREATE OR REPLACE FUNCTION rowlock.wake_v1(worker uuid) RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp AS $$
@@ -107,12 +162,16 @@ DECLARE
 BEGIN
   IF cardinality(ids) > 10000 THEN PERFORM refuse('RL021', 'ids: expected at most 10000'); END IF;
   -- STABLE: all in the caller's snapshot, in which a job is in exactly one place.
-  RETURN QUERY SELECT j.id FROM lease l CROSS JOIN LATERAL unnest(l.jobs) j WHERE j.id = ANY (ids) AND j.id <> ALL (l.done);
+  RETURN QUERY SELECT j.id FROM lease l CROSS JOIN LATERAL unnest(l.jobs) j
+                WHERE j.id = ANY (ids) AND j.id <> ALL (l.done);
   FOREACH v_id IN ARRAY coalesce(ids, '{}') LOOP
     v_place := id_place(v_id);
-    RETURN QUERY SELECT r.id FROM ready r WHERE r.queue = v_place.queue AND r.rank = v_place.rank AND r.pos = v_place.pos AND r.id = v_id AND NOT r.moved
+    RETURN QUERY
+      SELECT r.id FROM ready r WHERE r.queue = v_place.queue AND r.rank = v_place.rank AND r.pos = v_place.pos
+         AND r.id = v_id AND NOT r.moved
       UNION ALL SELECT r.id FROM ready r WHERE r.id = v_id AND r.moved;
   END LOOP;
 END $$;
 COMMENT ON FUNCTION rowlock.living_jobs_v1 IS
-'Of up to 10000 jobs, those that run or are due: what is theirs outside of the database must stay. One that has ended, or waits for its time, is not among them. SQLSTATEs: RL021. Locks: none.';
+'Of up to 10000 jobs, those that run or are due: do not delete what these jobs have outside of the database, such as
+their Pods. One that has ended, or waits for its time, is not among them. SQLSTATEs: RL021. Locks: none.';

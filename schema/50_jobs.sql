@@ -110,3 +110,14 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION rowlock.list_jobs IS
 'A page of jobs: running by start, pending in claim order (then those for later, by time), finished newest first. Reads about a page per priority in use. SQLSTATEs: RL012, RL021. Locks: none.';
+
+CREATE OR REPLACE FUNCTION rowlock.job_status(id uuid)
+RETURNS TABLE (status text, attempts int2, finished_at timestamptz, result jsonb)
+LANGUAGE plpgsql STABLE ROWS 1 SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
+  RETURN QUERY SELECT j.status, j.attempts, j.finished_at, j.result FROM get_job(job_status.id) j;
+END $$;
+COMMENT ON FUNCTION rowlock.job_status IS
+'How a job is, for whoever knows its id: one row, or none for a job that is unknown or forgotten. SQLSTATEs: none.
+Locks: none.';

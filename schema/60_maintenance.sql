@@ -35,37 +35,33 @@ LANGUAGE plpgsql SET search_path = pg_catalog, rowlock, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
   v_worker record;
-  v record;
-  v_job rowlock.ready;
-  v_n int := 0;
+  v_leases int8[];
+  v        record;
+  v_job    rowlock.ready;
+  v_lost   boolean;
+  v_n      int := 0;
 BEGIN
   -- The dead are locked first: a worker that extends at this moment waits, and then finds its lease gone.
   FOR v_worker IN
-    SELECT w.id, w.name FROM worker w WHERE w.lease_until < clock_timestamp() ORDER BY w.lease_until LIMIT 20 FOR UPDATE SKIP LOCKED
+    SELECT w.id, w.name FROM worker w
+     WHERE w.lease_until < clock_timestamp() ORDER BY w.lease_until LIMIT 20 FOR UPDATE SKIP LOCKED
   LOOP
-    UPDATE worker w SET lease_until = '-infinity', draining = true WHERE w.id = v_worker.id AND w.lease_until > '-infinity';
+    UPDATE worker w SET lease_until = '-infinity', draining = true
+     WHERE w.id = v_worker.id AND w.lease_until > '-infinity';
     DELETE FROM sleeper s WHERE s.worker = v_worker.id;
-    FOR v IN
-      WITH gone AS (
-        DELETE FROM lease l WHERE l.ctid = ANY (ARRAY(
-          SELECT d.ctid FROM lease d WHERE d.worker = v_worker.id ORDER BY d.id LIMIT rescue.max FOR UPDATE SKIP LOCKED))
-        RETURNING l.*)
-      SELECT g.claimed_at, g.progress -> j.id::text AS progress, j AS job
-        FROM gone g CROSS JOIN LATERAL unnest(g.jobs) j WHERE j.id <> ALL (g.done)
-    LOOP
+    v_leases := ARRAY(
+      SELECT l.id FROM lease l WHERE l.worker = v_worker.id ORDER BY l.id LIMIT rescue.max FOR UPDATE SKIP LOCKED);
+    FOR v IN SELECT t.* FROM take_back(v_worker.id, v_leases, NULL) t LOOP
       v_n := v_n + 1;
       v_job := v.job;
-      INSERT INTO tally (queue, type, running) VALUES (v_job.queue, v_job.type, -1);
       v_job.crashes := v_job.crashes + 1;
       v_job.error := format('worker %s was lost while the job ran', v_worker.name);
-      IF EXISTS (SELECT FROM cancel_request c WHERE c.job = v_job.id) THEN
-        PERFORM end_job(v_job, 'cancelled', v.claimed_at, v_worker.name, v_job.error, 'cancelled', v.progress);
-      ELSIF v_job.crashes >= 5 THEN
-        PERFORM end_job(v_job, 'failed', v.claimed_at, v_worker.name,
-          format('its worker was lost %s times while it ran, last %s', v_job.crashes, v_worker.name), 'crash_loop', v.progress);
-      ELSE
-        PERFORM put_back(v_job);
+      v_lost := v_job.crashes >= 5;
+      IF v_lost THEN
+        v_job.error := format('its worker was lost %s times while it ran, last %s', v_job.crashes, v_worker.name);
       END IF;
+      PERFORM settle(v_job, v.claimed_at, v_worker.name, v.progress, CASE WHEN v_lost THEN 'failed' ELSE 'pending' END,
+        v_job.error, CASE WHEN v_lost THEN 'crash_loop' END);
     END LOOP;
     DELETE FROM worker w WHERE w.id = v_worker.id AND NOT EXISTS (SELECT FROM lease l WHERE l.worker = w.id);
   END LOOP;

@@ -56,6 +56,9 @@ BEGIN
       FROM (VALUES
         ('{rowlock_enqueuer, rowlock_admin}',
          '{enqueue, enqueue_many}'),
+        -- Whoever knows a job's id may ask how the job is.
+        ('{rowlock_enqueuer, rowlock_worker, rowlock_admin}',
+         '{job_status}'),
         ('{rowlock_worker, rowlock_admin}',
          '{register_worker_v1, extend_v1, claim_v1, work_v1, complete_v1, fail_v1, release_v1, release_v2,
            progress_v1, sleep_v1, wake_v1, stop_worker_v1, job_types_v1, keep_v1, living_jobs_v1}'),

@@ -40,3 +40,8 @@ SELECT rowlock.run_schedule('nightly');
 SELECT rowlock.remove_schedule('nightly');
 SELECT rowlock.resign_v1((SELECT epoch FROM reign));
 SELECT * FROM rowlock.living_jobs_v1(ARRAY[]::uuid[]);
+SELECT status, attempts, finished_at, result FROM rowlock.job_status((SELECT id FROM v1 WHERE id IS NOT NULL LIMIT 1));
+INSERT INTO v1 (worker) SELECT rowlock.register_worker_v1('pod', 'uid/2', ARRAY['default']::text[], 4, 30::float8, '0.1.0');
+SELECT lease, id, unique_key, error FROM rowlock.claim_v1((SELECT worker FROM v1 WHERE lease IS NULL OFFSET 1), ARRAY['default']::text[], 1, '{}'::int4[], '{}'::int2[], '{}'::int8[], 1::int8);
+SELECT refused, lease, id, unique_key, error FROM rowlock.work_v1((SELECT worker FROM v1 WHERE lease IS NULL OFFSET 1), '{}'::int8[], '{}'::uuid[], '{}'::jsonb[], ARRAY['default']::text[], 1, '{}'::int4[], '{}'::int2[], '{}'::int8[], 2::int8);
+SELECT lease_until, draining, cancelled, returned FROM rowlock.extend_v1((SELECT worker FROM v1 WHERE lease IS NULL OFFSET 1), 30::float8, false, '{}'::int8[], '{2}'::int8[], 3::int8);

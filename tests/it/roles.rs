@@ -3,8 +3,11 @@
 use crate::support::{connect, database, refusal};
 
 const ROLES: [&str; 4] = ["rowlock_enqueuer", "rowlock_worker", "rowlock_reader", "rowlock_admin"];
-const ENQUEUE: [&str; 2] = ["enqueue", "enqueue_many"];
-const WORK: [&str; 16] = [
+const ENQUEUE: [&str; 3] = ["enqueue", "enqueue_many", STATUS];
+/// For whoever knows a job's id.
+const STATUS: &str = "job_status";
+const WORK: [&str; 17] = [
+    STATUS,
     "register_worker_v1",
     "extend_v1",
     "claim_v1",

@@ -60,6 +60,8 @@ pub enum Call {
         worker: usize,
         lease: i64,
         drain: bool,
+        /// The worker says which receipts it holds: others go back.
+        knows: bool,
     },
     Stop {
         worker: usize,
@@ -67,6 +69,12 @@ pub enum Call {
     Claim {
         worker: usize,
         claim: Claim,
+    },
+    /// A claim whose answer the worker does not get: not yet, or never.
+    Lose {
+        worker: usize,
+        claim: Claim,
+        pending: bool,
     },
     Complete {
         worker: usize,
@@ -113,6 +121,7 @@ pub enum Answer {
         lease: i64,
         draining: bool,
         cancelled: Vec<usize>,
+        returned: usize,
     },
     /// What complete refused, then what was claimed.
     Worked(Vec<usize>, Option<Claimed>),

@@ -80,6 +80,16 @@ impl Model {
         Answer::Refused(refused(grants, &hits))
     }
 
+    /// Its claim's answer was lost: it never ran.
+    pub fn give_back(&mut self, job: usize, worker: usize) {
+        if self.jobs[job].asked {
+            let error = self.jobs[job].error.clone();
+            self.end(job, "cancelled", Some(worker), error, Some("cancelled"));
+        } else {
+            self.put_back(job, None);
+        }
+    }
+
     /// To its old turn (None), or behind the others, now or later.
     fn put_back(&mut self, job: usize, delay: Option<i64>) {
         let turn = self.turn();
@@ -180,14 +190,17 @@ impl Model {
     fn lose(&mut self, job: usize, worker: usize) {
         let j = &mut self.jobs[job];
         j.crashes += 1;
-        let lost = Some(format!("worker {} was lost while the job ran", worker_name(worker)));
+        let gone = j.crashes >= CRASHES;
+        let error = Some(match worker_name(worker) {
+            name if gone => format!("its worker was lost {CRASHES} times while it ran, last {name}"),
+            name => format!("worker {name} was lost while the job ran"),
+        });
         if j.asked {
-            self.end(job, "cancelled", Some(worker), lost, Some("cancelled"));
-        } else if j.crashes >= CRASHES {
-            let error = format!("its worker was lost {CRASHES} times while it ran, last {}", worker_name(worker));
-            self.end(job, "failed", Some(worker), Some(error), Some("crash_loop"));
+            self.end(job, "cancelled", Some(worker), error, Some("cancelled"));
+        } else if gone {
+            self.end(job, "failed", Some(worker), error, Some("crash_loop"));
         } else {
-            j.error = lost;
+            j.error = error;
             self.put_back(job, None);
         }
     }

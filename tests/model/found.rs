@@ -32,7 +32,7 @@ async fn a_completion_that_is_refused_leaves_a_request_to_stop_the_job_as_it_is(
         claim(),
         Call::Cancel(0),
         Call::Complete { worker: 0, grants: vec![(0, 0)], claim: None },
-        Call::Extend { worker: 0, lease: 1, drain: false },
+        Call::Extend { worker: 0, lease: 1, drain: false, knows: false },
     ])
     .await;
 }

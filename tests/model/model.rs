@@ -75,6 +75,8 @@ pub struct Model {
     pub totals: BTreeMap<(usize, usize), Totals>,
     /// Every lease and job ever given out, with the worker.
     pub granted: Vec<(usize, Grant)>,
+    /// The leases of claims whose answers the worker never got, and whose calls are over.
+    lost: Vec<usize>,
     leases: usize,
     turns: u64,
 }
@@ -89,7 +91,7 @@ impl Model {
                 self.workers.push(Worker { until, draining: false, known: true, hints: BTreeMap::new() });
                 Answer::Registered(self.workers.len() - 1)
             }
-            Call::Extend { worker, lease, drain } => self.extend(*worker, *lease, *drain),
+            Call::Extend { worker, lease, drain, knows } => self.extend(*worker, *lease, *drain, *knows),
             Call::Stop { worker } => {
                 let holds = self.held(*worker).next().is_some();
                 let w = &mut self.workers[*worker];
@@ -100,6 +102,13 @@ impl Model {
                 Some(claimed) => Answer::Worked(Vec::new(), Some(claimed)),
                 None => Answer::Error("RL020".into()),
             },
+            Call::Lose { worker, claim, pending } => {
+                let granted = self.granted.len();
+                let Some(claimed) = self.claim(*worker, claim) else { return Answer::Error("RL020".into()) };
+                self.granted.truncate(granted);
+                self.lost.extend(claimed.lease.filter(|_| !pending));
+                Answer::Worked(Vec::new(), Some(claimed))
+            }
             Call::Complete { worker, grants, claim } => self.work(*worker, grants, claim.as_ref()),
             Call::Fail { worker, grants, retryable } => self.fail(*worker, grants, retryable),
             Call::Release { worker, grants, delay, retried } => self.release(*worker, grants, *delay, *retried),
@@ -191,15 +200,18 @@ impl Model {
         (job, true)
     }
 
-    fn extend(&mut self, worker: usize, lease: i64, drain: bool) -> Answer {
+    fn extend(&mut self, worker: usize, lease: i64, drain: bool, knows: bool) -> Answer {
         if !self.alive(worker) {
             return Answer::Error("RL020".into());
         }
+        let lost = self.held(worker).filter(|(lease, _)| knows && self.lost.contains(lease));
+        let lost: Vec<usize> = lost.map(|(_, job)| job).collect();
+        lost.iter().for_each(|job| self.give_back(*job, worker));
         let cancelled = self.held(worker).map(|(_, job)| job).filter(|job| self.jobs[*job].asked).collect();
         let w = &mut self.workers[worker];
         w.until = Some(self.now + lease);
         w.draining |= drain;
-        Answer::Extended { lease, draining: w.draining, cancelled }
+        Answer::Extended { lease, draining: w.draining, cancelled, returned: lost.len() }
     }
 
     /// None: the worker's lease is lost.

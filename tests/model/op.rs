@@ -43,6 +43,7 @@ pub enum Op {
         worker: Pick,
         lease: i64,
         drain: bool,
+        knows: bool,
     },
     Stop {
         worker: Pick,
@@ -50,6 +51,11 @@ pub enum Op {
     Claim {
         worker: Pick,
         claim: Claim,
+    },
+    Lose {
+        worker: Pick,
+        claim: Claim,
+        pending: bool,
     },
     Complete {
         said: Said,
@@ -101,7 +107,9 @@ fn op() -> impl Strategy<Value = Op> {
         4 => vec(new(false), 1..6).prop_map(Op::EnqueueMany),
         1 => vec(new(true), 1..6).prop_map(Op::EnqueueMany),
         2 => (1..7_i64).prop_map(|lease| Op::Register { lease }),
-        4 => (pick(), 1..7_i64, prop::bool::weighted(0.15)).prop_map(|(worker, lease, drain)| Op::Extend { worker, lease, drain }),
+        5 => (pick(), 1..7_i64, prop::bool::weighted(0.15), any::<bool>())
+            .prop_map(|(worker, lease, drain, knows)| Op::Extend { worker, lease, drain, knows }),
+        2 => (pick(), claim(), prop::bool::weighted(0.3)).prop_map(|(worker, claim, pending)| Op::Lose { worker, claim, pending }),
         1 => pick().prop_map(|worker| Op::Stop { worker }),
         14 => (pick(), claim()).prop_map(|(worker, claim)| Op::Claim { worker, claim }),
         8 => (said(4), prop::option::weighted(0.4, claim())).prop_map(|(said, claim)| Op::Complete { said, claim }),
@@ -178,8 +186,11 @@ pub fn resolve(op: &Op, model: &Model) -> Vec<Call> {
         Op::Enqueue(new) => Some(Call::Enqueue(new.clone())),
         Op::EnqueueMany(all) => Some(Call::EnqueueMany(all.clone())),
         Op::Register { lease } => Some(Call::Register { lease: *lease }),
-        Op::Extend { worker: w, lease, drain } => {
-            worker(w).map(|worker| Call::Extend { worker, lease: *lease, drain: *drain })
+        Op::Extend { worker: w, lease, drain, knows } => {
+            worker(w).map(|worker| Call::Extend { worker, lease: *lease, drain: *drain, knows: *knows })
+        }
+        Op::Lose { worker: w, claim, pending } => {
+            worker(w).map(|worker| Call::Lose { worker, claim: claim.clone(), pending: *pending })
         }
         Op::Stop { worker: w } => worker(w).map(|worker| Call::Stop { worker }),
         Op::Claim { worker: w, claim } => worker(w).map(|worker| Call::Claim { worker, claim: claim.clone() }),

@@ -15,8 +15,8 @@ UPDATE rowlock.lane SET added_at = added_at - $1 * interval '1 s';
 UPDATE rowlock.cancel_request SET requested_at = requested_at - $1 * interval '1 s'";
 
 pub const COMPLETE: &str = "SELECT refused FROM rowlock.complete_v1($1, $2, $3, $4)";
-pub const CLAIM: &str = "SELECT NULL::uuid AS refused, c.* FROM rowlock.claim_v1($1, $2, $3, $4, $5, $6) c";
-pub const WORK: &str = "SELECT * FROM rowlock.work_v1($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+pub const CLAIM: &str = "SELECT NULL::uuid AS refused, c.* FROM rowlock.claim_v1($1, $2, $3, $4, $5, $6, $7) c";
+pub const WORK: &str = "SELECT * FROM rowlock.work_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
 pub const ENQUEUE: &str = "SELECT id, inserted FROM rowlock.enqueue($1, '{}', $2, $3, $4,
   clock_timestamp() + $5::float8 * interval '1 s', $6, $7)";
 /// `delay` of an element becomes its execute_at, by the database's clock.

@@ -23,6 +23,8 @@ pub struct World {
     /// How far a worker took a lane, by the worker, the queue's id and the rank.
     hints: BTreeMap<(usize, i32, i16), i64>,
     keeper: Uuid,
+    /// By worker: the number of its next claim, the numbers of those under way, the leases it knows of.
+    claims: BTreeMap<usize, (i64, Vec<i64>, Vec<i64>)>,
 }
 
 type Params<'a> = &'a [&'a (dyn ToSql + Sync)];
@@ -50,6 +52,7 @@ impl World {
             workers: Vec::new(),
             hints: BTreeMap::new(),
             keeper: Uuid::now_v7(),
+            claims: BTreeMap::new(),
         }
     }
 
@@ -67,6 +70,7 @@ impl World {
         }
         (self.jobs, self.leases, self.workers) = Default::default();
         self.hints.clear();
+        self.claims.clear();
     }
 
     /// What there is to see.
@@ -117,14 +121,20 @@ impl World {
                 self.workers.push(id);
                 Answer::Registered(self.workers.len() - 1)
             }
-            Call::Extend { worker, lease, drain } => self.extend(*worker, *lease, *drain).await?,
+            Call::Extend { worker, lease, drain, knows } => self.extend(*worker, *lease, *drain, *knows).await?,
             Call::Stop { worker } => {
                 let id = self.workers[*worker];
                 self.rows("SELECT rowlock.stop_worker_v1($1)", &[&id]).await?;
                 Answer::Done
             }
-            Call::Claim { worker, claim } => self.work(*worker, None, Some(claim)).await?,
-            Call::Complete { worker, grants, claim } => self.work(*worker, Some(grants), claim.as_ref()).await?,
+            Call::Claim { worker, claim } => self.work(*worker, None, Some(claim), true).await?,
+            Call::Lose { worker, claim, pending } => {
+                let answer = self.work(*worker, None, Some(claim), false).await?;
+                let (next, under_way, _) = self.claims.entry(*worker).or_default();
+                under_way.extend(pending.then_some(*next - 1));
+                answer
+            }
+            Call::Complete { worker, grants, claim } => self.work(*worker, Some(grants), claim.as_ref(), true).await?,
             Call::Fail { worker, grants, retryable } => self.fail(*worker, grants, retryable).await?,
             Call::Release { worker, grants, delay, retried } => {
                 let (leases, ids) = self.split(grants);
@@ -178,13 +188,16 @@ impl World {
         Answer::Enqueued(answer)
     }
 
-    async fn extend(&mut self, worker: usize, lease: i64, drain: bool) -> Result<Answer, String> {
+    async fn extend(&mut self, worker: usize, lease: i64, drain: bool, knows: bool) -> Result<Answer, String> {
         let id = self.workers[worker];
-        let sql = "SELECT ceil(extract(epoch FROM lease_until - clock_timestamp()) / 100)::int8, draining, cancelled
-                     FROM rowlock.extend_v1($1, $2, $3)";
-        let row = &self.rows(sql, &[&id, &seconds(lease), &drain]).await?[0];
+        let (next, pending, holds) = self.claims.get(&worker).cloned().unwrap_or_default();
+        let (holds, below) = (knows.then_some(holds), knows.then_some(next));
+        let sql = "SELECT ceil(extract(epoch FROM lease_until - clock_timestamp()) / 100)::int8, draining, cancelled, returned
+                     FROM rowlock.extend_v1($1, $2, $3, $4, $5, $6)";
+        let row = &self.rows(sql, &[&id, &seconds(lease), &drain, &holds, &pending, &below]).await?[0];
         let cancelled: Vec<Uuid> = row.get(2);
-        Ok(Answer::Extended { lease: row.get(0), draining: row.get(1), cancelled: self.numbers(cancelled.into_iter()) })
+        let cancelled = self.numbers(cancelled.into_iter());
+        Ok(Answer::Extended { lease: row.get(0), draining: row.get(1), cancelled, returned: count(row, 3) })
     }
 
     async fn work(
@@ -192,6 +205,7 @@ impl World {
         worker: usize,
         done: Option<&Vec<Grant>>,
         claim: Option<&Claim>,
+        answered: bool,
     ) -> Result<Answer, String> {
         let id = self.workers[worker];
         let grants = done.map(Vec::as_slice).unwrap_or_default();
@@ -209,13 +223,20 @@ impl World {
             ranks.push(*rank);
             after.push(*pos);
         }
+        let number = self.claims.entry(worker).or_default().0;
+        self.claims.entry(worker).or_default().0 += 1;
         let rows = match done {
-            None => self.rows(CLAIM, &[&id, &queues, &max, &lanes, &ranks, &after]).await?,
+            None => self.rows(CLAIM, &[&id, &queues, &max, &lanes, &ranks, &after, &number]).await?,
             Some(_) => {
-                let params: Params<'_> = &[&id, &leases, &ids, &results, &queues, &max, &lanes, &ranks, &after];
+                let params: Params<'_> =
+                    &[&id, &leases, &ids, &results, &queues, &max, &lanes, &ranks, &after, &number];
                 self.rows(WORK, params).await?
             }
         };
+        if answered {
+            let leases = rows.iter().filter_map(|r| r.get::<_, Option<i64>>("lease"));
+            self.claims.entry(worker).or_default().2.extend(leases);
+        }
         let refused = self.numbers(rows.iter().filter_map(|r| r.get("refused")));
         Ok(Answer::Worked(refused, Some(self.claimed(worker, claim, &rows))))
     }

@@ -3,8 +3,6 @@
 use super::{Mutant, mutant};
 use crate::cut::Place::{Function, Schema};
 
-const ASKED: &str = "EXISTS (SELECT FROM cancel_request c WHERE c.job = v.job_id)";
-
 pub const MUTANTS: &[Mutant] = &[
     // Who may claim what.
     mutant("claim while draining", Function("work_v1"), "v_draining OR ", "", "a_draining_worker_claims_nothing"),
@@ -41,8 +39,8 @@ pub const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "an attempt is not counted",
-        Function("fail_v1"),
-        "v_job.attempts := v_job.attempts + 1;",
+        Function("settle"),
+        "job.attempts := LEAST(job.attempts + 1, job.max_retries);",
         "",
         "retries_come_to_an_end",
     ),
@@ -56,8 +54,8 @@ pub const MUTANTS: &[Mutant] = &[
     mutant(
         "release consumes an attempt",
         Function("hand_back"),
-        "IF retried THEN",
-        "IF true THEN",
+        "CASE WHEN retried THEN 'requested' END",
+        "'requested'",
         "a_release_consumes_no_attempt",
     ),
     mutant(
@@ -84,9 +82,9 @@ pub const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "rescue of what is done",
-        Function("rescue"),
-        "WHERE j.id <> ALL (g.done)",
-        "",
+        Function("take_back"),
+        "j.id <> ALL (r.done)",
+        "true",
         "a_rescue_brings_back_only_what_had_not_ended",
     ),
     mutant(
@@ -109,6 +107,49 @@ pub const MUTANTS: &[Mutant] = &[
         "AND NOT EXISTS (SELECT FROM lease l WHERE l.worker = stop_worker_v1.worker)",
         "",
         "a_stopped_worker_s_jobs_are_rescued",
+    ),
+    // Lost answers.
+    mutant(
+        "what the worker does not know of stays with it",
+        Function("extend_v1"),
+        "CASE WHEN holds IS NULL THEN 0 ELSE",
+        "CASE WHEN true THEN 0 ELSE",
+        "a_claim_whose_answer_was_lost_goes_back",
+    ),
+    mutant(
+        "what the worker holds goes back",
+        Function("return_unknown"),
+        " AND l.id <> ALL (holds)",
+        "",
+        "what_a_worker_holds_does_not_go_back",
+    ),
+    mutant(
+        "a claim under way goes back",
+        Function("return_unknown"),
+        "AND l.claim <> ALL (coalesce(pending, '{}'))",
+        "",
+        "a_claim_under_way_does_not_go_back",
+    ),
+    mutant(
+        "a claim after the heartbeat began goes back",
+        Function("return_unknown"),
+        " AND l.claim < below",
+        "",
+        "a_later_claim_does_not_go_back",
+    ),
+    mutant(
+        "a lost answer consumes an attempt",
+        Function("return_unknown"),
+        "'pending', v_job.error)",
+        "'pending', v_job.error, 'lost')",
+        "a_claim_whose_answer_was_lost_goes_back",
+    ),
+    mutant(
+        "a lost answer counts as a crash",
+        Function("return_unknown"),
+        "v_job := v.job;",
+        "v_job := v.job; v_job.crashes := v_job.crashes + 1;",
+        "a_claim_whose_answer_was_lost_goes_back",
     ),
     // A running job that is cancelled.
     mutant(
@@ -140,25 +181,11 @@ pub const MUTANTS: &[Mutant] = &[
         "a_refused_completion_leaves_the_request",
     ),
     mutant(
-        "fail does not look for a cancel",
-        Function("fail_v1"),
-        ASKED,
+        "fail, release, rescue do not look for a cancel",
+        Function("settle"),
+        "EXISTS (SELECT FROM cancel_request c WHERE c.job = (settle.job).id)",
         "false",
         "a_cancelled_job_that_fails_is_cancelled",
-    ),
-    mutant(
-        "release does not look for a cancel",
-        Function("hand_back"),
-        ASKED,
-        "false",
-        "a_cancelled_job_that_is_released_is_cancelled",
-    ),
-    mutant(
-        "rescue does not look for a cancel",
-        Function("rescue"),
-        "EXISTS (SELECT FROM cancel_request c WHERE c.job = v_job.id)",
-        "false",
-        "a_cancelled_job_that_is_rescued_is_cancelled",
     ),
     // Keys.
     mutant("no unique index of keys", Schema, "key text PRIMARY KEY,", "key text,", "a_key_is_held_once"),

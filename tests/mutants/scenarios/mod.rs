@@ -1,5 +1,6 @@
 //! What the guards are for, a scenario each.
 
+mod answers;
 mod claims;
 mod ends;
 mod leases;
@@ -33,6 +34,10 @@ pub const SCENARIOS: &[Scenario] = scenarios![
         past_its_lease_a_worker_cannot_extend_it past_its_lease_a_worker_claims_nothing
         a_stopped_worker_completes_nothing nobody_ends_the_job_of_another a_lease_ends_only_its_own_jobs
         an_earlier_lease_reports_no_progress;
+    answers:
+        a_claim_whose_answer_was_lost_goes_back what_a_worker_holds_does_not_go_back
+        a_claim_under_way_does_not_go_back a_later_claim_does_not_go_back
+        a_cancelled_job_whose_answer_was_lost_is_cancelled;
     ends:
         a_part_of_a_receipt_completes_once a_whole_receipt_completes_once a_completed_job_is_not_taken_back
         a_job_is_taken_back_once of_two_completions_at_once_one_is_accepted
