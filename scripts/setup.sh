@@ -39,7 +39,7 @@ packages=()
 type -P cc >/dev/null || packages+=(gcc libc6-dev) # Rust links with it
 has_postgres || packages+=(postgresql)
 [ "$test" = no ] || has_pgbouncer || packages+=(pgbouncer)
-[ "$test" = no ] || type -P python3 >/dev/null || packages+=(python3) # the faults' handler is written in it
+[ "$test" = no ] || type -P python3 >/dev/null || packages+=(python3) # the handler of tests/chaos is written in it
 # The tests start a Prometheus of their own; Debian's package may start one more, as a service.
 [ "$test" = no ] || has_prometheus || packages+=(prometheus)
 if [ "$static" = yes ]; then

@@ -23,13 +23,17 @@ mod other_clients;
 mod payload;
 mod pgbouncer;
 mod plans;
+#[allow(dead_code, reason = "shared with tests/chaos, which uses more of it")]
+mod pooler;
 mod prometheus;
+#[allow(dead_code, reason = "shared with tests/chaos, which uses more of it")]
 mod proxy;
 mod roles;
 mod simulate;
 mod support;
 mod tls;
 mod upgrade;
+mod wire;
 mod work;
 mod worker;
 mod worker_ends;

@@ -8,7 +8,7 @@ import os
 import sys
 import time
 
-worker = int(os.environ["FAULTS_WORKER"])
+worker = int(os.environ["CHAOS_WORKER"])
 
 
 class Postgres:
@@ -51,6 +51,12 @@ def text(line, key):
     return line[start:line.index('"', start)]
 
 
+def number(line, key, otherwise=0):
+    """The module json takes longer to load than a job takes."""
+    _, found, rest = line.partition('"%s":' % key)
+    return int(rest.replace("}", ",").split(",")[0]) if found else otherwise
+
+
 def note(what, job, lease):
     row = (what, job, lease, worker, time.time_ns())
     ledger.run("INSERT INTO line (what, job, lease, worker, at) VALUES ('%s', '%s', '%s', %d, %d)" % row)
@@ -62,6 +68,10 @@ for line in sys.stdin:
         continue
     job, lease = text(line, "job_id"), text(line, "lease")
     note("begin", job, lease)
-    time.sleep(int(line.split('"ms":')[1].split("}")[0]) / 1000)
-    note("end", job, lease)
-    print('{"job_id": "%s", "ok": true, "result": "%s"}' % (job, lease), flush=True)
+    time.sleep(number(line, "ms") / 1000)
+    if number(line, "attempt") < number(line, "again"):
+        note("again", job, lease)
+        print('{"job_id": "%s", "ok": false, "error": "again"}' % job, flush=True)
+    else:
+        note("end", job, lease)
+        print('{"job_id": "%s", "ok": true, "result": "%s"}' % (job, lease), flush=True)

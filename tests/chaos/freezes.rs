@@ -5,13 +5,13 @@ use std::{
     time::Duration,
 };
 
-use rowlock::JobQueue;
 use uuid::Uuid;
 
 use crate::{
-    fleet::{Chance, Fleet, count, now, turn, until},
-    ledger::{self, Ledger, Run, drained, judge},
-    support::{Db, database},
+    fleet::{count, now, until},
+    ledger::{self, Ledger, Run},
+    scene::Scene,
+    support::Db,
 };
 
 const LEASE: Duration = Duration::from_secs(1);
@@ -30,39 +30,33 @@ struct Freeze {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_late_word_of_a_frozen_worker_is_refused() {
-    let _turn = turn().await;
+    let mut scene = Scene::new(&["--lease", "1s", "--concurrency", "2", "--poll", "100ms"]).await;
     let freezes = count(100);
-    let db = database().await;
-    let ledger = Ledger::open(&db).await;
-    let q = JobQueue::connect(&db.url).await.unwrap();
-    let mut chance = Chance::new();
-    let mut ids = HashSet::new();
-    let fleet = Fleet::new(&db.url, &["--lease", "1s", "--concurrency", "2", "--poll", "100ms"]);
-    let workers: Vec<_> = (0..WORKERS).map(|_| fleet.start()).collect();
+    let workers: Vec<_> = (0..WORKERS).map(|_| scene.fleet.start()).collect();
     let mut frozen: Vec<Freeze> = Vec::new();
     let mut late = Late::default();
     while frozen.len() < freezes {
         // Some end in the freeze, and their word waits in a pipe; some would not, and end with the lease.
-        ids.extend(ledger::enqueue(&q, 150, |_| 20 + chance.below(300)).await);
+        scene.enqueue(150, |chance| 20 + chance.below(300)).await;
         let busy = || async {
-            let busy = ledger.busy().await;
+            let busy = scene.ledger.busy().await;
             workers.iter().all(|w| busy.contains(&w.number))
         };
         until("all run jobs, those that were frozen as others", busy).await;
-        let first = chance.below(WORKERS);
+        let first = scene.chance.below(WORKERS);
         let mut now_frozen = Vec::new();
         for n in 0..FROZEN.min(freezes - frozen.len()) {
             let worker = &workers[(first + n) % WORKERS];
             worker.signal("STOP");
             let over = now() + u64::try_from(LEASE.as_nanos()).unwrap();
-            let held = ledger.open_runs(worker.number).await;
+            let held = scene.ledger.open_runs(worker.number).await;
             now_frozen.push(Freeze { worker: worker.number, over, end: 0, held });
-            tokio::time::sleep(chance.millis(50)).await;
+            tokio::time::sleep(scene.chance.millis(50)).await;
         }
         let all_over = now_frozen.iter().map(|f| f.over).max().unwrap();
         until("the leases are over", || async { now() > all_over }).await;
         for freeze in &now_frozen {
-            late.speak(&db, &freeze.held).await;
+            late.speak(&scene.db, &freeze.held).await;
         }
         until("twice the lease is over", || async { now() > all_over + u64::try_from(LEASE.as_nanos()).unwrap() })
             .await;
@@ -72,23 +66,22 @@ async fn every_late_word_of_a_frozen_worker_is_refused() {
             frozen.push(freeze);
         }
     }
-    drained(&db).await;
     let n = frozen.len();
-    let v = judge(&db, &ledger, &ids, &HashMap::new()).await;
-    let accepted_late = accepted_late(&db, &ledger, &frozen).await;
+    let v = scene.judge(&HashMap::new()).await;
+    let accepted_late = accepted_late(&scene.db, &scene.ledger, &frozen).await;
     eprintln!(
         "freezes: {n} of {LEASE:?} leases for twice as long: {} of {} accepted, {} extra runs, {} late words said for \
          them, {} accepted; of their own accepted late: {accepted_late}; the workers say {} times that they registered \
          anew, {} times that a completion was refused",
         v.completed,
-        ids.len(),
+        scene.jobs.len(),
         v.extra_runs,
         late.said,
         late.accepted,
-        fleet.said("registering anew"),
-        fleet.said("its completion was refused"),
+        scene.fleet.said("registering anew"),
+        scene.fleet.said("its completion was refused"),
     );
-    assert_eq!((n, v.completed), (freezes, ids.len()));
+    assert_eq!((n, v.completed), (freezes, scene.jobs.len()));
     assert_eq!((late.accepted, accepted_late), (0, 0));
     assert!(late.said >= freezes, "{}", late.said);
 }

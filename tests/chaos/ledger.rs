@@ -4,16 +4,17 @@
 use std::{
     collections::{HashMap, HashSet},
     process::Command,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rowlock::{JobQueue, NewJob};
-use serde_json::json;
+use serde_json::{Value, json};
+use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use crate::{
-    fleet::until,
-    support::{Db, empty_database},
+    fleet::{PATIENCE, now},
+    support::{Db, connect, empty_database},
     work::put_type,
 };
 
@@ -28,15 +29,25 @@ const LEASES: &str = "
     END $$;
     CREATE TRIGGER note AFTER UPDATE OF lease_until OR DELETE ON rowlock.worker
       FOR EACH ROW EXECUTE FUNCTION public.note_lease_end()";
-/// Who held which job, and since when, by another one. A worker is named by its process, see `Fleet`.
+/// Who held which job, from when to when, by two others. A worker is named by its process, see `Fleet`.
 const CLAIMS: &str = "
     CREATE TABLE public.claim (job uuid, lease text, process text, at timestamptz DEFAULT clock_timestamp());
+    CREATE INDEX ON public.claim (job);
     CREATE FUNCTION public.note_claim() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
       INSERT INTO public.claim (job, lease, process) SELECT j.id, NEW.worker || '/' || NEW.id, w.name
         FROM unnest(NEW.jobs) j, rowlock.worker w WHERE w.id = NEW.worker;
       RETURN NULL;
     END $$;
-    CREATE TRIGGER note AFTER INSERT ON rowlock.lease FOR EACH ROW EXECUTE FUNCTION public.note_claim()";
+    CREATE TRIGGER note AFTER INSERT ON rowlock.lease FOR EACH ROW EXECUTE FUNCTION public.note_claim();
+    CREATE TABLE public.gone (job uuid, lease text, at timestamptz DEFAULT clock_timestamp());
+    CREATE FUNCTION public.note_gone() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+      INSERT INTO public.gone (job, lease) SELECT j, OLD.worker || '/' || OLD.id
+        FROM unnest(CASE WHEN TG_OP = 'UPDATE' THEN NEW.done ELSE ARRAY(SELECT id FROM unnest(OLD.jobs)) END) j
+       WHERE j <> ALL (OLD.done);
+      RETURN NULL;
+    END $$;
+    CREATE TRIGGER gone AFTER UPDATE OF done OR DELETE ON rowlock.lease
+      FOR EACH ROW EXECUTE FUNCTION public.note_gone()";
 
 /// One run of a job, as its handler saw it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,6 +59,8 @@ pub struct Run {
     pub worker: u32,
     pub begin: u64,
     pub end: Option<u64>,
+    /// It ended so that another attempt is to follow.
+    pub again: bool,
 }
 
 impl Run {
@@ -66,21 +79,40 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// An empty one, and a job type `t` whose jobs write to it: a payload is `{"ms": how long it takes}`.
+    /// An empty one, and a job type `t` whose jobs write to it: a payload is `{"ms": how long it takes, "again": how many
+    /// attempts are to fail}`.
     pub async fn open(queue: &Db) -> Ledger {
         // On a server that no test of this target kills.
         let db = empty_database().await;
         db.run(LINES).await;
         let config: tokio_postgres::Config = db.url.parse().unwrap();
-        let handler = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/faults/handler.py");
+        let handler = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/chaos/handler.py");
         let (port, user, name) =
             (config.get_ports()[0].to_string(), config.get_user().unwrap(), config.get_dbname().unwrap());
         // -I -S: it starts in a few milliseconds.
         let command = json!([python(), "-I", "-S", handler, port, user, name]);
-        put_type(queue, json!({"launch": "resident", "command": command, "max_retries": 3})).await;
+        let backoff = json!({"base": 0.05, "factor": 1});
+        put_type(queue, json!({"launch": "resident", "command": command, "max_retries": 3, "backoff": backoff})).await;
         queue.run(LEASES).await;
         queue.run(CLAIMS).await;
         Ledger { db }
+    }
+
+    /// Another connection to it.
+    pub async fn share(&self) -> Ledger {
+        Ledger { db: Db { url: self.db.url.clone(), client: connect(&self.db.url).await } }
+    }
+
+    /// Where it is.
+    pub fn url(&self) -> &str {
+        &self.db.url
+    }
+
+    /// Adds a line, for jobs that a test works by hand: its process is number 0.
+    pub async fn note(&self, what: &str, job: Uuid, lease: &str) {
+        let sql = "INSERT INTO line (what, job, lease, worker, at) VALUES ($1, $2, $3, 0, $4)";
+        let args: [&(dyn ToSql + Sync); 4] = [&what, &job, &lease, &now().cast_signed()];
+        self.db.client.execute(sql, &args).await.unwrap_or_else(|e| panic!("{what} of {job} by {lease}: {e:?}"));
     }
 
     /// How many lines there are, about: enough to choose a moment by.
@@ -130,6 +162,7 @@ impl Ledger {
                 worker: worker.cast_unsigned(),
                 begin: at.cast_unsigned(),
                 end: None,
+                again: r.get::<_, &str>(0) == "again",
             };
             (r.get::<_, &str>(0) == "begin", run)
         });
@@ -155,6 +188,7 @@ fn runs(lines: impl Iterator<Item = (bool, Run)>) -> Vec<Run> {
             runs.push(line);
         } else if let Some(run) = open.get(&key) {
             runs[*run].end = Some(line.begin);
+            runs[*run].again = line.again;
         }
     }
     runs.sort_by_key(|r| r.begin);
@@ -163,8 +197,8 @@ fn runs(lines: impl Iterator<Item = (bool, Run)>) -> Vec<Run> {
 
 /// What the queue says about how a job ended.
 pub struct End {
-    pub status: String,
-    pub reason: Option<String>,
+    status: String,
+    reason: Option<String>,
     pub attempts: i16,
     /// Of the run that was accepted.
     pub lease: Option<String>,
@@ -173,8 +207,13 @@ pub struct End {
 
 /// Jobs of `ms` milliseconds each, enqueued in batches.
 pub async fn enqueue(q: &JobQueue, jobs: usize, mut ms: impl FnMut(usize) -> usize) -> HashSet<Uuid> {
+    enqueue_like(q, jobs, |n| json!({"ms": ms(n)})).await
+}
+
+/// Jobs of these payloads, enqueued in batches.
+pub async fn enqueue_like(q: &JobQueue, jobs: usize, payload: impl FnMut(usize) -> Value) -> HashSet<Uuid> {
     let mut ids = HashSet::new();
-    let new: Vec<NewJob> = (0..jobs).map(|n| NewJob::new("t", json!({"ms": ms(n)}))).collect();
+    let new: Vec<NewJob> = (0..jobs).map(payload).map(|payload| NewJob::new("t", payload)).collect();
     for batch in new.chunks(1000) {
         ids.extend(q.enqueue_many(batch).await.unwrap().iter().map(|e| e.id));
     }
@@ -192,11 +231,27 @@ pub async fn enqueue_anew(q: &JobQueue, jobs: usize, mut ms: impl FnMut(usize) -
     }
 }
 
-/// Waits until nothing is pending or running.
+/// Waits until nothing is pending or running. In vain, it says what is left and who holds it.
 pub async fn drained(db: &Db) {
     const LEFT: &str = "SELECT EXISTS (SELECT FROM rowlock.ready) OR EXISTS (SELECT FROM rowlock.scheduled)
                             OR EXISTS (SELECT FROM rowlock.lease)";
-    until("all jobs have ended", || async { !db.one::<bool>(LEFT, &[]).await }).await;
+    let started = Instant::now();
+    while db.one::<bool>(LEFT, &[]).await {
+        if started.elapsed() > PATIENCE {
+            panic!("waited in vain until all jobs have ended: {}", left(db).await);
+        }
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+async fn left(db: &Db) -> String {
+    let sql =
+        "SELECT format('%s jobs wait; %s are running, of which %s with workers whose lease holds, for up to %s s',
+          (SELECT count(*) FROM rowlock.ready) + (SELECT count(*) FROM rowlock.scheduled),
+          sum(l.remaining), sum(l.remaining) FILTER (WHERE w.lease_until > clock_timestamp()),
+          round(extract(epoch FROM clock_timestamp() - min(l.claimed_at))))
+        FROM rowlock.lease l LEFT JOIN rowlock.worker w ON w.id = l.worker";
+    db.one(sql, &[]).await
 }
 
 /// Every ended job. A job that ended twice is an error, and so is one whose counted ends are not its ends.
@@ -217,10 +272,63 @@ pub async fn ends(db: &Db) -> HashMap<Uuid, End> {
 }
 
 /// When each worker's lease was over.
-pub async fn lease_ends(db: &Db) -> HashMap<Uuid, u64> {
+async fn lease_ends(db: &Db) -> HashMap<Uuid, u64> {
     let sql = "SELECT worker, (extract(epoch FROM max(at)) * 1e9)::int8 FROM public.lease_end GROUP BY worker";
     let rows = db.client.query(sql, &[]).await.unwrap();
     rows.iter().map(|r| (r.get(0), r.get::<_, i64>(1).cast_unsigned())).collect()
+}
+
+/// When whoever ran a job had no right to it any more.
+struct Fates<'a> {
+    lease_ends: HashMap<Uuid, u64>,
+    /// When jobs left the receipts that they were in.
+    gone: HashMap<(Uuid, String), u64>,
+    /// When processes ended.
+    dead: &'a HashMap<u32, u64>,
+}
+
+impl Fates<'_> {
+    async fn read<'a>(db: &Db, dead: &'a HashMap<u32, u64>) -> Fates<'a> {
+        Fates { lease_ends: lease_ends(db).await, gone: moments(db, "gone").await, dead }
+    }
+
+    /// From when on another may run the job.
+    fn free(&self, run: &Run) -> u64 {
+        let gone = self.gone.get(&(run.job, run.lease.clone())).copied().unwrap_or(u64::MAX);
+        gone.min(self.lost(run)).min(self.dead.get(&run.worker).copied().unwrap_or(u64::MAX))
+    }
+
+    fn lost(&self, run: &Run) -> u64 {
+        self.lease_ends.get(&run.worker_id()).copied().unwrap_or(u64::MAX)
+    }
+
+    /// Whether the job was taken from a worker that held its lease and ran the job.
+    fn robbed(&self, run: &Run) -> bool {
+        let gone = self.gone.get(&(run.job, run.lease.clone())).copied().unwrap_or(u64::MAX);
+        gone < self.lost(run) && gone < run.end.unwrap_or(run.begin)
+    }
+}
+
+/// The moments of one of the two tables of receipts, by job and receipt.
+async fn moments(db: &Db, table: &str) -> HashMap<(Uuid, String), u64> {
+    let sql = format!("SELECT job, lease, (extract(epoch FROM at) * 1e9)::int8 FROM public.{table}");
+    let rows = db.client.query(&sql, &[]).await.unwrap();
+    rows.iter().map(|r| ((r.get(0), r.get(1)), r.get::<_, i64>(2).cast_unsigned())).collect()
+}
+
+/// How long each job was in a receipt while nobody ran it: from its claim to the begin of its run, and from the run's
+/// end on; if no run began, for all of the time.
+pub async fn idle_holds(db: &Db, ledger: &Ledger) -> Vec<Duration> {
+    let (claims, gone, runs) = (moments(db, "claim").await, moments(db, "gone").await, ledger.runs().await);
+    let runs: HashMap<_, _> = runs.into_iter().map(|r| ((r.job, r.lease.clone()), r)).collect();
+    let idle = claims.iter().map(|(held, claimed)| {
+        let gone = *gone.get(held).unwrap_or_else(|| panic!("{held:?} is held still"));
+        let run = runs.get(held);
+        let before = run.map_or(gone, |r| r.begin).saturating_sub(*claimed);
+        let after = run.and_then(|r| r.end).map_or(0, |end| gone.saturating_sub(end));
+        Duration::from_nanos(before.max(after))
+    });
+    idle.collect()
 }
 
 /// What both sides say together.
@@ -234,10 +342,10 @@ pub struct Verdict {
 }
 
 /// Holds both against each other: no job is lost, none accepted but for a run that ended, none begun again after
-/// that, and none begun while an earlier run's lease held and its process lived. `dead` says when processes
-/// ended.
+/// that, none begun while an earlier run's lease held and its process lived, and none taken from who ran it. `dead`
+/// says when processes ended.
 pub async fn judge(db: &Db, ledger: &Ledger, jobs: &HashSet<Uuid>, dead: &HashMap<u32, u64>) -> Verdict {
-    let (ends, lease_ends, runs) = (ends(db).await, lease_ends(db).await, ledger.runs().await);
+    let (ends, fates, runs) = (ends(db).await, Fates::read(db, dead).await, ledger.runs().await);
     let mut verdict = Verdict::default();
     let mut of: HashMap<Uuid, Vec<&Run>> = HashMap::new();
     runs.iter().for_each(|r| of.entry(r.job).or_default().push(r));
@@ -248,7 +356,11 @@ pub async fn judge(db: &Db, ledger: &Ledger, jobs: &HashSet<Uuid>, dead: &HashMa
         match (&*end.status, end.reason.as_deref()) {
             ("completed", _) => {
                 verdict.completed += 1;
-                let accepted = runs.iter().position(|r| Some(&r.lease) == end.lease.as_ref());
+                let accepted = match &end.lease {
+                    Some(lease) => runs.iter().position(|r| r.lease == *lease),
+                    // It was completed without a result.
+                    None => runs.iter().rposition(|r| r.end.is_some() && !r.again),
+                };
                 let at = accepted.unwrap_or_else(|| panic!("{job}: the accepted run is not in the ledger: {runs:?}"));
                 assert!(runs[at].end.is_some_and(|e| e <= end.at), "{job} was accepted before it ended: {runs:?}");
                 assert_eq!(at + 1, runs.len(), "{job} ran again after it was accepted: {runs:?}");
@@ -256,13 +368,15 @@ pub async fn judge(db: &Db, ledger: &Ledger, jobs: &HashSet<Uuid>, dead: &HashMa
             ("failed", Some("crash_loop")) => verdict.crash_loops += 1,
             other => panic!("{job} ended as {other:?}"),
         }
-        assert_eq!(end.attempts, 0, "{job}: an attempt was counted against it");
-        verdict.extra_runs += runs.len().saturating_sub(1);
+        let failed = runs.iter().filter(|r| r.again).count();
+        let counted = usize::from(end.attempts.cast_unsigned());
+        assert!(counted <= failed, "{job}: {counted} attempts were counted and {failed} failed: {runs:?}");
+        verdict.extra_runs += runs.len().saturating_sub(1 + failed);
         for pair in runs.windows(2) {
-            let lease_end = lease_ends.get(&pair[0].worker_id()).copied().unwrap_or(u64::MAX);
-            let free = lease_end.min(dead.get(&pair[0].worker).copied().unwrap_or(u64::MAX));
+            let free = fates.free(pair[0]);
             assert!(pair[1].begin >= free, "{job} began {} ns too early: {pair:?}", free.saturating_sub(pair[1].begin));
         }
+        assert!(!runs.iter().any(|r| fates.robbed(r)), "{job} was taken from who ran it: {runs:?}");
     }
     verdict.recoveries = recoveries(db, &runs, dead).await;
     assert!(of.is_empty(), "the ledger has jobs that nobody enqueued: {:?}", of.keys());
@@ -277,7 +391,8 @@ async fn recoveries(db: &Db, runs: &[Run], dead: &HashMap<u32, u64>) -> Vec<Dura
     let claims = db.client.query(sql, &[]).await.unwrap();
     let pairs = claims.windows(2).filter(|pair| pair[0].get::<_, Uuid>(0) == pair[1].get::<_, Uuid>(0));
     let recovery = |pair: &[tokio_postgres::Row]| {
-        let died = *dead.get(&pair[0].get::<_, &str>(2).parse().unwrap())?;
+        // Who works by hand has another name, and does not die.
+        let died = *dead.get(&pair[0].get::<_, &str>(2).parse().ok()?)?;
         let claimed = pair[1].get::<_, i64>(3).cast_unsigned();
         let again = begins.get(&(pair[1].get(0), pair[1].get(1))).copied().unwrap_or(claimed);
         // A worker that lost its lease before it died had given the job back by then.

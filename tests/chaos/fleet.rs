@@ -22,7 +22,12 @@ pub async fn turn() -> MutexGuard<'static, ()> {
 
 /// A count in CI, and five times as many in a soak.
 pub fn count(ci: usize) -> usize {
-    if soak() { 5 * ci } else { ci }
+    count_of(ci, 5 * ci)
+}
+
+/// A count in CI, and one in a soak.
+pub fn count_of(ci: usize, in_soak: usize) -> usize {
+    if soak() { in_soak } else { ci }
 }
 
 pub fn soak() -> bool {
@@ -52,6 +57,7 @@ pub fn quantile(times: &mut [Duration], part: f64) -> Duration {
 }
 
 /// Chance that can be had again.
+#[derive(Debug)]
 pub struct Chance(u64);
 
 impl Chance {
@@ -59,6 +65,11 @@ impl Chance {
         let seed = std::env::var("ROWLOCK_SEED").map_or(5, |s| s.parse().expect("ROWLOCK_SEED is a number"));
         eprintln!("seed {seed}");
         Chance(seed ^ 0x9E37_79B9_7F4A_7C15)
+    }
+
+    /// Another one, for who goes on at the same time.
+    pub fn split(&mut self) -> Chance {
+        Chance(self.0 ^ self.below(usize::MAX) as u64)
     }
 
     /// Below `end`, which is not zero.
@@ -76,10 +87,42 @@ impl Chance {
     }
 }
 
+/// What a test's workers are.
+#[derive(Debug, Clone, Copy)]
+enum Program {
+    /// `rowlock`: jobs are commands.
+    Rowlock,
+    /// See `program`: jobs are its own code.
+    InProcess,
+}
+
+impl Program {
+    fn command(self, words: &[&str], args: &[String]) -> Command {
+        let Program::InProcess = self else {
+            let mut command = Command::new(env!("CARGO_BIN_EXE_rowlock"));
+            command.args(words).args(args);
+            return command;
+        };
+        let mut command = match std::env::var_os("ROWLOCK_CHAOS_PROGRAM") {
+            Some(path) => Command::new(path),
+            None => {
+                let mut command = Command::new(std::env::current_exe().unwrap());
+                command.args(["--exact", "program_with_a_worker", "--ignored", "--nocapture"]);
+                command
+            }
+        };
+        command.env("CHAOS_ARGS", args.join(" "));
+        command
+    }
+}
+
 /// How a test's workers are started.
 pub struct Fleet {
-    url: String,
+    program: Program,
+    /// Each process has the next one, in turn.
+    urls: Vec<String>,
     args: Vec<String>,
+    environment: Vec<(&'static str, String)>,
     log_level: &'static str,
     dir: tempfile::TempDir,
 }
@@ -93,7 +136,25 @@ pub struct Worker {
 impl Fleet {
     pub fn new(url: &str, args: &[&str]) -> Fleet {
         let args = args.iter().map(|a| (*a).to_owned()).collect();
-        Fleet { url: url.to_owned(), args, log_level: "rowlock=info", dir: tempfile::tempdir().unwrap() }
+        let (urls, dir) = (vec![url.to_owned()], tempfile::tempdir().unwrap());
+        Fleet { program: Program::Rowlock, urls, args, environment: Vec::new(), log_level: "rowlock=info", dir }
+    }
+
+    /// Its processes are programs with a worker in them.
+    pub fn in_process(mut self) -> Fleet {
+        self.program = Program::InProcess;
+        self
+    }
+
+    /// Its processes have this in their environment.
+    pub fn with(mut self, name: &'static str, value: &str) -> Fleet {
+        self.environment.push((name, value.to_owned()));
+        self
+    }
+
+    /// Other ways to the same database.
+    pub fn set_urls(&mut self, urls: Vec<String>) {
+        self.urls = urls;
     }
 
     /// Its workers log all they can.
@@ -110,14 +171,17 @@ impl Fleet {
     pub fn run(&self, words: &[&str]) -> Worker {
         static NEXT: AtomicU32 = AtomicU32::new(1);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let mut command = Command::new(env!("CARGO_BIN_EXE_rowlock"));
-        for (key, _) in std::env::vars_os().filter(|(k, _)| k.to_string_lossy().starts_with("ROWLOCK_")) {
+        let mut command = self.program.command(words, &self.args);
+        // Not the caller's settings, nor the caller's cluster.
+        let ours = |key: &str| key.starts_with("ROWLOCK_") || key.starts_with("KUBE");
+        for (key, _) in std::env::vars_os().filter(|(k, _)| ours(&k.to_string_lossy())) {
             command.env_remove(key);
         }
+        let url = &self.urls[usize::try_from(number).unwrap() % self.urls.len()];
         let log = File::options().append(true).create(true).open(self.log()).unwrap();
-        command.args(words).args(&self.args).env("DATABASE_URL", &self.url);
+        command.env("DATABASE_URL", url).envs(self.environment.iter().cloned());
         command.env("POD_NAME", number.to_string());
-        command.env("FAULTS_WORKER", number.to_string()).env("RUST_LOG", self.log_level);
+        command.env("CHAOS_WORKER", number.to_string()).env("RUST_LOG", self.log_level);
         let child = command.process_group(0).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
         Worker { number, child }
     }
@@ -125,6 +189,13 @@ impl Fleet {
     /// What all of them wrote to stderr.
     pub fn log(&self) -> PathBuf {
         self.dir.path().join("stderr")
+    }
+
+    /// The last lines of it.
+    pub fn tail(&self) -> String {
+        let log = std::fs::read_to_string(self.log()).unwrap();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(5)..].join("\n")
     }
 
     /// How often they said so.

@@ -10,8 +10,9 @@ use rowlock::{JobQueue, Status};
 use serde_json::json;
 
 use crate::{
-    fleet::{Chance, Fleet, Worker, count, processes, quantile, turn, until},
-    ledger::{self, Ledger, drained, judge},
+    fleet::{Fleet, Worker, count, processes, quantile, turn, until},
+    ledger,
+    scene::Scene,
     support::{Db, database},
     work::{put_type, shell},
 };
@@ -40,7 +41,7 @@ async fn end(mut worker: Worker, at: Duration, hurry: bool) -> (Duration, Durati
     .await;
     let took = asked.elapsed();
     assert!(status.unwrap().success(), "{status:?}");
-    let mark = format!("FAULTS_WORKER={}", worker.number);
+    let mark = format!("CHAOS_WORKER={}", worker.number);
     until("its children have ended", || async { processes(&mark).is_empty() }).await;
     (took, asked.elapsed() - took)
 }
@@ -61,23 +62,20 @@ async fn endless(db: &Db, q: &JobQueue) -> Vec<uuid::Uuid> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_asked_to_end_under_load_ends_inside_the_grace_and_consumes_no_attempt() {
-    let _turn = turn().await;
+    let args = ["--lease", "5s", "--concurrency", "4", "--poll", "100ms", "--grace", "4s"];
+    let mut scene = Scene::new(&args).await;
     let terms = count(100);
-    let db = database().await;
-    let ledger = Ledger::open(&db).await;
-    let q = JobQueue::connect(&db.url).await.unwrap();
-    let mut chance = Chance::new();
-    let endless = endless(&db, &q).await;
-    let fleet = Fleet::new(&db.url, &["--lease", "5s", "--concurrency", "4", "--poll", "100ms", "--grace", "4s"]);
+    let endless = endless(&scene.db, &scene.q).await;
+    let chance = &mut scene.chance;
     let plan =
         (0..terms).map(|_| (chance.millis(200), chance.below(2) == 0, 10 + chance.below(190))).collect::<Vec<_>>();
     // Each ends, and starts, beside the others.
     let lanes = plan.chunks(terms.div_ceil(WORKERS)).map(async |lane| {
         let (mut exits, mut ids) = (Vec::new(), HashSet::new());
         for (at, hurry, ms) in lane {
-            ids.extend(ledger::enqueue(&q, 20, |_| *ms).await);
-            let worker = fleet.start();
-            let mark = format!("FAULTS_WORKER={}", worker.number);
+            ids.extend(ledger::enqueue(&scene.q, 20, |_| *ms).await);
+            let worker = scene.fleet.start();
+            let mark = format!("CHAOS_WORKER={}", worker.number);
             until("it has processes", || async { processes(&mark).len() > 1 }).await;
             exits.push(end(worker, *at, *hurry).await);
         }
@@ -85,22 +83,21 @@ async fn a_worker_asked_to_end_under_load_ends_inside_the_grace_and_consumes_no_
     });
     let (exits, ids): (Vec<_>, Vec<_>) = join_all(lanes).await.into_iter().unzip();
     let (mut exits, mut orphans): (Vec<_>, Vec<_>) = exits.into_iter().flatten().unzip();
-    let ids: HashSet<_> = ids.into_iter().flatten().collect();
+    scene.jobs = ids.into_iter().flatten().collect();
+    let db = &scene.db;
     let sql = "SELECT count(*) FROM rowlock.ready WHERE attempts + crashes > 0";
     let (counted, workers): (i64, i64) =
         (db.one(sql, &[]).await, db.one("SELECT count(*) FROM rowlock.worker", &[]).await);
     for id in endless {
-        assert_eq!(q.cancel(id).await.unwrap(), Status::Cancelled, "it was handed back");
+        assert_eq!(scene.q.cancel(id).await.unwrap(), Status::Cancelled, "it was handed back");
     }
     db.run(
         "DELETE FROM rowlock.history WHERE type LIKE 'endless%'; DELETE FROM rowlock.tally WHERE type LIKE 'endless%'",
     )
     .await;
     db.run("DELETE FROM rowlock.total WHERE type LIKE 'endless%'").await;
-    let last = fleet.start();
-    drained(&db).await;
-    drop(last);
-    let v = judge(&db, &ledger, &ids, &HashMap::new()).await;
+    let _last = scene.fleet.start();
+    let v = scene.judge(&HashMap::new()).await;
     let (worst, orphan) = (quantile(&mut exits, 1.0), quantile(&mut orphans, 1.0));
     eprintln!(
         "terms: {} SIGTERMs with a grace of {GRACE:?}: exits after {:.2?} (median), {worst:.2?} (worst), the last child \
@@ -110,9 +107,9 @@ async fn a_worker_asked_to_end_under_load_ends_inside_the_grace_and_consumes_no_
         quantile(&mut exits, 0.5),
         v.extra_runs,
         v.completed,
-        ids.len(),
+        scene.jobs.len(),
     );
-    assert_eq!((counted, workers, v.extra_runs, v.completed), (0, 0, 0, ids.len()));
+    assert_eq!((counted, workers, v.extra_runs, v.completed), (0, 0, 0, scene.jobs.len()));
     assert!(worst <= GRACE && orphan <= CHILDREN, "{worst:?}, {orphan:?}");
 }
 

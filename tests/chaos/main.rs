@@ -1,7 +1,7 @@
 //! Faults on purpose: the program is killed, frozen and cut off while it works, and a ledger that only the jobs
 //! write says what became of them.
 //!
-//! Each file is one bar, and prints its figure: `cargo test --features cli --test faults -- --nocapture`. The
+//! Each file is one bar, and prints its figure: `cargo test --features cli --test chaos -- --nocapture`. The
 //! tests take turns, whatever `--test-threads` says: they measure time. `ROWLOCK_SOAK=1` (`make soak`) repeats
 //! more; `ROWLOCK_SEED` chooses other moments than those that CI always sees.
 #![cfg(feature = "cli")]
@@ -14,11 +14,21 @@ mod fleet;
 mod freezes;
 mod kills;
 mod ledger;
+#[path = "../it/pooler.rs"]
+mod pooler;
 mod postgres;
+#[path = "../it/proxy.rs"]
+#[allow(dead_code, reason = "shared with the other tests, which use more of it")]
+mod proxy;
+mod scene;
+mod server;
 #[path = "../it/support.rs"]
 #[allow(dead_code, reason = "shared with the other tests, which use more of it")]
 mod support;
 mod terms;
+#[path = "../it/wire.rs"]
+#[allow(dead_code, reason = "shared with the other tests, which use more of it")]
+mod wire;
 #[path = "../it/work.rs"]
 #[allow(dead_code, reason = "shared with the other tests, which use more of it")]
 mod work;

@@ -39,7 +39,7 @@ async fn nothing_that_a_killed_worker_started_is_alive_after_a_second() {
             q.enqueue("t", json!({})).await.unwrap();
         }
         let worker = fleet.start();
-        let mark = format!("FAULTS_WORKER={}", worker.number);
+        let mark = format!("CHAOS_WORKER={}", worker.number);
         // Every second one at a moment when its jobs still start.
         let wanted = if n % 2 == 0 { SLOTS * SLEEPERS } else { 1 + chance.below(SLOTS * SLEEPERS) };
         until("the families are there", || async { asleep(&mark) >= wanted }).await;
