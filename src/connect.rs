@@ -51,9 +51,13 @@ impl Target {
         Ok(Target { config, tls: MakeRustlsConnect::new(tls::client_config(check, root.as_deref())?) })
     }
 
-    /// The host it names first, and the port; none for a socket's directory.
-    #[cfg(feature = "cli")]
-    pub(crate) fn host(&self) -> Option<(&str, u16)> {
+    /// The host that the string names first, and its port; none for a socket's directory.
+    ///
+    /// ```
+    /// let target = rowlock::Target::parse("postgres://app@db.example/app").unwrap();
+    /// assert_eq!(target.host(), Some(("db.example", 5432)));
+    /// ```
+    pub fn host(&self) -> Option<(&str, u16)> {
         let port = self.config.get_ports().first().copied().unwrap_or(5432);
         match self.config.get_hosts().first()? {
             tokio_postgres::config::Host::Tcp(host) => Some((host, port)),
@@ -62,8 +66,13 @@ impl Target {
     }
 
     /// The same database, reached at another address. TLS verifies the same name as before.
-    #[cfg(feature = "cli")]
-    pub(crate) fn by(mut self, address: std::net::SocketAddr) -> Target {
+    ///
+    /// ```
+    /// let target = rowlock::Target::parse("postgres://app@db.example/app").unwrap();
+    /// let tunnel = target.by(([127, 0, 0, 1], 15432).into());
+    /// assert_eq!(tunnel.host(), Some(("db.example", 15432)));
+    /// ```
+    pub fn by(mut self, address: std::net::SocketAddr) -> Target {
         let host = self.host().map(|(host, _)| host.to_owned());
         let mut config = tokio_postgres::Config::new();
         config.host(host.unwrap_or_else(|| address.ip().to_string())).hostaddr(address.ip()).port(address.port());
@@ -104,23 +113,28 @@ impl Target {
             .map_err(|e| Error::Pool(e.to_string()))
     }
 
-    /// One connection of its own, for LISTEN: a pooled one belongs to nobody.
-    #[cfg(feature = "cli")]
-    pub(crate) async fn listen_connection(
-        &self,
-    ) -> Result<
-        (
-            tokio_postgres::Client,
-            tokio_postgres::Connection<
-                tokio_postgres::Socket,
-                <MakeRustlsConnect as tokio_postgres::tls::MakeTlsConnect<tokio_postgres::Socket>>::Stream,
-            >,
-        ),
-        Error,
-    > {
+    /// One connection of its own, for LISTEN: a pooled one belongs to nobody. The caller polls it.
+    ///
+    /// # Errors
+    /// [`Error::Database`] if nobody answers, [`Error::Tls`] if the server is not believed.
+    ///
+    /// ```no_run
+    /// # async fn f(queue: rowlock::JobQueue) -> Result<(), rowlock::Error> {
+    /// let (client, connection) = queue.target().listen_connection().await?;
+    /// tokio::spawn(connection);
+    /// client.batch_execute("LISTEN rowlock").await?;
+    /// # Ok(()) }
+    /// ```
+    pub async fn listen_connection(&self) -> Result<(tokio_postgres::Client, Connection), Error> {
         Ok(self.config.connect(self.tls.clone()).await?)
     }
 }
+
+/// A connection that its owner polls.
+pub type Connection = tokio_postgres::Connection<
+    tokio_postgres::Socket,
+    <MakeRustlsConnect as tokio_postgres::tls::MakeTlsConnect<tokio_postgres::Socket>>::Stream,
+>;
 
 /// What a URL need not say.
 fn tune(config: &mut tokio_postgres::Config) {

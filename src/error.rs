@@ -109,8 +109,11 @@ impl Error {
 
     /// Whether somebody who has had a good connection tries again. To a start a certificate that is not believed is
     /// final; to what runs it is a fault of the server's, which people mend.
-    #[cfg(feature = "cli")]
-    pub(crate) fn may_pass(&self) -> bool {
+    ///
+    /// ```
+    /// assert!(rowlock::Error::Tls("the certificate has expired".into()).may_pass());
+    /// ```
+    pub fn may_pass(&self) -> bool {
         self.is_transient() || matches!(self, Error::Tls(_))
     }
 }
