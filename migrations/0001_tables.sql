@@ -55,7 +55,7 @@ CREATE TABLE rowlock.queue (
 
 -- The priorities in use per queue, so that a claim probes each lane once instead of searching for them.
 -- Not unique on purpose: two transactions that both open a lane must not wait for each other. It is a
--- hint: keep_v1 adds what is missing and removes what is doubled or long empty.
+-- hint: maintain_v1 adds what is missing and removes what is doubled or long empty.
 CREATE TABLE rowlock.lane (
   queue    int4 NOT NULL,
   rank     int2 NOT NULL,
@@ -175,7 +175,7 @@ CREATE INDEX cancel_request_worker ON rowlock.cancel_request (worker);
 
 -- Workers asleep on a queue. An enqueue sends a NOTIFY only if it finds one here, so that business
 -- transactions do not pay for it while workers are busy.
-CREATE TABLE rowlock.sleeper (
+CREATE TABLE rowlock.subscription (
   queue  int4 NOT NULL,
   worker uuid NOT NULL,
   PRIMARY KEY (queue, worker)
@@ -221,7 +221,7 @@ CREATE INDEX history_finished ON rowlock.history (status, finished_at);
 
 -- Counts --------------------------------------------------------------------------------------
 
--- Depth and totals without counting: every transition appends what it changed, keep_v1 folds.
+-- Depth and totals without counting: every transition appends what it changed, maintain_v1 folds.
 -- Appending never waits, not even beside a long transaction on the same queue.
 CREATE TABLE rowlock.tally (
   queue     int4 NOT NULL,
@@ -307,7 +307,7 @@ CREATE TABLE rowlock.schedule (
   next_at    timestamptz,        -- null until the leader has planned it
   last_at    timestamptz,        -- the last instant that is over, run or passed over
   last_job   uuid,
-  fault      text,               -- why the leader cannot plan it
+  last_error      text,               -- why the leader cannot plan it
   updated_at timestamptz NOT NULL DEFAULT clock_timestamp(),
   CHECK ((cron IS NULL) <> (every IS NULL))
 ) WITH (fillfactor = 50);

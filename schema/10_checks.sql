@@ -15,7 +15,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION rowlock.refuse IS 'Raises a refusal. Internal.';
 
-CREATE OR REPLACE FUNCTION rowlock.name_fault(name text) RETURNS text
+CREATE OR REPLACE FUNCTION rowlock.name_problem(name text) RETURNS text
 LANGUAGE sql STABLE AS $$
   SELECT CASE
     WHEN name IS NULL THEN 'expected 1 to 128 bytes of printable text, got null'
@@ -26,9 +26,9 @@ LANGUAGE sql STABLE AS $$
     WHEN btrim(name) = '' THEN 'expected 1 to 128 bytes of printable text, got only spaces'
   END
 $$;
-COMMENT ON FUNCTION rowlock.name_fault IS 'What is wrong with a name of a type or queue, or null. Internal.';
+COMMENT ON FUNCTION rowlock.name_problem IS 'What is wrong with a name of a type or queue, or null. Internal.';
 
-CREATE OR REPLACE FUNCTION rowlock.payload_fault(payload jsonb) RETURNS text
+CREATE OR REPLACE FUNCTION rowlock.payload_problem(payload jsonb) RETURNS text
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
   IF octet_length(payload::text) > 1048576 THEN
@@ -39,16 +39,16 @@ BEGIN
   END IF;
   RETURN NULL;
 END $$;
-COMMENT ON FUNCTION rowlock.payload_fault IS 'What is wrong with the size or depth of a payload, or null. Internal.';
+COMMENT ON FUNCTION rowlock.payload_problem IS 'What is wrong with the size or depth of a payload, or null. Internal.';
 
-CREATE OR REPLACE FUNCTION rowlock.job_fault(payload jsonb, priority int4, max_retries int4, execute_at timestamptz,
+CREATE OR REPLACE FUNCTION rowlock.job_problem(payload jsonb, priority int4, max_retries int4, execute_at timestamptz,
   unique_key text, now timestamptz) RETURNS text
 LANGUAGE sql STABLE AS $$
   -- One expression, and STABLE as format() is, so that the planner inlines it. Most payloads are too short
   -- to be too deep or too long, as text or as stored (a level takes 8 bytes); only others get a closer look.
   SELECT CASE
     WHEN jsonb_typeof(payload) <> 'object' THEN 'RL002payload: expected a JSON object, got ' || jsonb_typeof(payload)
-    WHEN octet_length(payload::text) > 200 AND rowlock.payload_fault(payload) IS NOT NULL THEN rowlock.payload_fault(payload)
+    WHEN octet_length(payload::text) > 200 AND rowlock.payload_problem(payload) IS NOT NULL THEN rowlock.payload_problem(payload)
     WHEN priority NOT BETWEEN -32768 AND 32767
       THEN format('RL004priority: expected -32768 to 32767, got %s', priority)
     WHEN max_retries NOT BETWEEN 0 AND 32767
@@ -59,7 +59,7 @@ LANGUAGE sql STABLE AS $$
       THEN format('RL007unique_key: expected 1 to 512 bytes, got %s', octet_length(unique_key))
   END
 $$;
-COMMENT ON FUNCTION rowlock.job_fault IS
+COMMENT ON FUNCTION rowlock.job_problem IS
 'What is wrong with a job''s fields: its SQLSTATE, the field and what was expected, or null. Null fields are right. Internal.';
 
 CREATE OR REPLACE FUNCTION rowlock.checked_opts(opts jsonb, prefix text DEFAULT '') RETURNS jsonb

@@ -4,10 +4,10 @@ CREATE OR REPLACE FUNCTION rowlock.ensure_queue(name text, prefix text DEFAULT '
 LANGUAGE plpgsql SET search_path = pg_catalog, rowlock, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
-  fault text := name_fault(ensure_queue.name);
+  problem text := name_problem(ensure_queue.name);
   found_id int4;
 BEGIN
-  IF fault IS NOT NULL THEN PERFORM refuse('RL003', prefix || 'queue: ' || fault); END IF;
+  IF problem IS NOT NULL THEN PERFORM refuse('RL003', prefix || 'queue: ' || problem); END IF;
   LOOP
     SELECT q.id INTO found_id FROM queue q WHERE q.name = ensure_queue.name;
     IF FOUND THEN RETURN found_id; END IF;
@@ -45,8 +45,8 @@ DECLARE
   v_priority int4;
   v_retries  int4;
   v_open     boolean;
-  v_sleeper  boolean;
-  v_fault    text;
+  v_listen   boolean;
+  v_problem  text;
   v_pos      int8;
   v_later    boolean;
 BEGIN
@@ -55,17 +55,17 @@ BEGIN
          coalesce(enqueue.priority, t.priority, q.priority, 5),
          coalesce(enqueue.max_retries, t.max_retries, q.max_retries, 3),
          EXISTS (SELECT FROM lane l WHERE l.queue = q.id AND l.rank = ~coalesce(enqueue.priority, t.priority, q.priority, 5)),
-         EXISTS (SELECT FROM sleeper s WHERE s.queue = q.id)
-    INTO v_known, v_queue, v_name, v_priority, v_retries, v_open, v_sleeper
+         EXISTS (SELECT FROM subscription s WHERE s.queue = q.id)
+    INTO v_known, v_queue, v_name, v_priority, v_retries, v_open, v_listen
     FROM (VALUES (1)) one
     LEFT JOIN job_type t ON t.name = enqueue.type
     LEFT JOIN queue q ON q.name = coalesce(enqueue.queue, t.queue, 'default');
   IF NOT v_known THEN
-    v_fault := name_fault(enqueue.type);
-    IF v_fault IS NOT NULL THEN PERFORM refuse('RL001', 'type: ' || v_fault); END IF;
+    v_problem := name_problem(enqueue.type);
+    IF v_problem IS NOT NULL THEN PERFORM refuse('RL001', 'type: ' || v_problem); END IF;
   END IF;
-  v_fault := job_fault(v_payload, v_priority, v_retries, enqueue.execute_at, enqueue.unique_key, v_now);
-  IF v_fault IS NOT NULL THEN PERFORM refuse(left(v_fault, 5), substr(v_fault, 6)); END IF;
+  v_problem := job_problem(v_payload, v_priority, v_retries, enqueue.execute_at, enqueue.unique_key, v_now);
+  IF v_problem IS NOT NULL THEN PERFORM refuse(left(v_problem, 5), substr(v_problem, 6)); END IF;
   v_opts := CASE WHEN enqueue.opts = '{}' THEN NULL ELSE checked_opts(enqueue.opts) END;
   IF v_queue IS NULL THEN v_queue := ensure_queue(v_name); END IF;
 
@@ -95,7 +95,7 @@ BEGIN
     INSERT INTO ready (pos, id, created_at, execute_at, queue, rank, max_retries, type, payload, unique_key, opts)
     VALUES (v_pos, enqueue.id, v_now, coalesce(enqueue.execute_at, v_now), v_queue, ~v_priority, v_retries, enqueue.type, v_payload, enqueue.unique_key, v_opts);
     INSERT INTO tally (queue, type, pending, enqueued) VALUES (v_queue, enqueue.type, 1, 1);
-    IF v_sleeper THEN PERFORM pg_notify('rowlock', v_queue::text); END IF;
+    IF v_listen THEN PERFORM pg_notify('rowlock', v_queue::text); END IF;
   END IF;
   inserted := true;
 END $$;

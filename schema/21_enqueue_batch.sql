@@ -9,15 +9,15 @@ LANGUAGE sql STABLE AS $$
   SELECT p.ord, p.pos, rowlock.make_id(ms, p.queue, (~p.priority)::int2, p.pos),
          p.queue, (~p.priority)::int2, p.retries::int2, p.type, coalesce(p.payload, '{}'), p.at, p.key, p.opts, p.held
     FROM (SELECT j.*, coalesce(j.taken, nextval('rowlock.position')) AS pos,
-                 rowlock.job_fault(j.payload, j.priority, j.retries, j.at, j.key, now) AS fault
+                 rowlock.job_problem(j.payload, j.priority, j.retries, j.at, j.key, now) AS problem
             FROM (SELECT u.*, n.queue, coalesce(u.own_priority, n.priority) AS priority, coalesce(u.own_retries, n.retries) AS retries
                     FROM unnest(types, payloads, queues, priorities, max_retries, execute_at, unique_keys, opts, positions, held)
                          WITH ORDINALITY u(type, payload, queue_name, own_priority, own_retries, at, key, opts, taken, held, ord)
                     JOIN unnest(n_type, n_key, n_queue, n_priority, n_retries) n(type, key, queue, priority, retries)
                       ON n.type = u.type AND n.key = coalesce(u.queue_name, '')
                    ORDER BY u.ord) j) p
-   WHERE CASE WHEN p.fault IS NULL THEN true
-         ELSE rowlock.refuse(left(p.fault, 5), format('jobs[%s].%s', p.ord - 1, substr(p.fault, 6))) IS NULL END
+   WHERE CASE WHEN p.problem IS NULL THEN true
+         ELSE rowlock.refuse(left(p.problem, 5), format('jobs[%s].%s', p.ord - 1, substr(p.problem, 6))) IS NULL END
 $$;
 COMMENT ON FUNCTION rowlock.batch_jobs IS
 'The jobs of a batch, each checked and with its place, in input order; n_ describe each pair of type and queue. It takes positions and yet is STABLE: only so does the planner make it a part of the calling statement. Give it the positions it took if it is called twice. Internal.';
@@ -37,13 +37,13 @@ DECLARE
   v_held    uuid[];  -- per element: the job that holds its key, its own or another's
   v_missing int;
   v_pair    record;
-  v_fault   text;
+  v_problem   text;
   v_opts    jsonb[] := enqueue_batch_v1.opts;
   -- The distinct pairs of type and queue ('' for none given), and what the catalogue says of each.
   n_type text[] := '{}'; n_key text[] := '{}'; n_name text[] := '{}'; n_queue int4[] := '{}';
   n_priority int4[] := '{}'; n_retries int4[] := '{}'; n_jobs int4[] := '{}';
   v_open    boolean := true;   -- every lane is
-  v_sleeper boolean := false;  -- on some queue
+  v_listen boolean := false;  -- on some queue
 BEGIN
   IF v_n = 0 THEN RETURN; END IF;
   IF v_n > 10000 THEN
@@ -60,20 +60,20 @@ BEGIN
     SELECT u.type, u.queue AS key, u.at, u.jobs, t.name IS NOT NULL AS known, coalesce(u.queue, t.queue, 'default') AS queue, q.id,
            coalesce(t.priority, q.priority, 5)::int4 AS priority, coalesce(t.max_retries, q.max_retries, 3)::int4 AS retries,
            EXISTS (SELECT FROM lane l WHERE l.queue = q.id AND l.rank = ~coalesce(t.priority, q.priority, 5)) AS open,
-           EXISTS (SELECT FROM sleeper s WHERE s.queue = q.id) AS sleeper
+           EXISTS (SELECT FROM subscription s WHERE s.queue = q.id) AS listens
       FROM (SELECT u.type, u.queue, min(u.ord) - 1 AS at, count(*)::int4 AS jobs
               FROM unnest(types, queues) WITH ORDINALITY u(type, queue, ord) GROUP BY u.type, u.queue) u
       LEFT JOIN job_type t ON t.name = u.type
       LEFT JOIN queue q ON q.name = coalesce(u.queue, t.queue, 'default')
      ORDER BY u.at
   LOOP
-    v_fault := CASE WHEN NOT v_pair.known THEN name_fault(v_pair.type) END;
-    IF v_fault IS NOT NULL THEN PERFORM refuse('RL001', format('jobs[%s].type: %s', v_pair.at, v_fault)); END IF;
-    v_fault := CASE WHEN v_pair.id IS NULL THEN name_fault(v_pair.queue) END;
-    IF v_fault IS NOT NULL THEN PERFORM refuse('RL003', format('jobs[%s].queue: %s', v_pair.at, v_fault)); END IF;
+    v_problem := CASE WHEN NOT v_pair.known THEN name_problem(v_pair.type) END;
+    IF v_problem IS NOT NULL THEN PERFORM refuse('RL001', format('jobs[%s].type: %s', v_pair.at, v_problem)); END IF;
+    v_problem := CASE WHEN v_pair.id IS NULL THEN name_problem(v_pair.queue) END;
+    IF v_problem IS NOT NULL THEN PERFORM refuse('RL003', format('jobs[%s].queue: %s', v_pair.at, v_problem)); END IF;
     n_type := n_type || v_pair.type; n_key := n_key || coalesce(v_pair.key, ''); n_name := n_name || v_pair.queue; n_queue := n_queue || v_pair.id;
     n_priority := n_priority || v_pair.priority; n_retries := n_retries || v_pair.retries; n_jobs := n_jobs || v_pair.jobs;
-    v_open := v_open AND v_pair.open; v_sleeper := v_sleeper OR v_pair.sleeper;
+    v_open := v_open AND v_pair.open; v_listen := v_listen OR v_pair.listens;
   END LOOP;
   IF array_position(n_queue, NULL) IS NOT NULL THEN
     -- New queues, always in the same order, so that two batches cannot deadlock.
@@ -147,8 +147,8 @@ BEGIN
       FROM unnest(n_queue, n_priority) n(queue, priority), unnest(coalesce(priorities, '{NULL}')) p(own)
      WHERE NOT EXISTS (SELECT FROM lane l WHERE l.queue = n.queue AND l.rank = ~coalesce(p.own, n.priority));
   END IF;
-  IF v_sleeper THEN
-    PERFORM pg_notify('rowlock', s.queue::text) FROM (SELECT DISTINCT s.queue FROM sleeper s WHERE s.queue = ANY (n_queue)) s;
+  IF v_listen THEN
+    PERFORM pg_notify('rowlock', s.queue::text) FROM (SELECT DISTINCT s.queue FROM subscription s WHERE s.queue = ANY (n_queue)) s;
   END IF;
 END $$;
 COMMENT ON FUNCTION rowlock.enqueue_batch_v1 IS

@@ -83,7 +83,7 @@ BEGIN
   PERFORM open_lane(job.queue, job.rank);
   INSERT INTO ready SELECT (job).*;
   INSERT INTO tally (queue, type, pending) VALUES (job.queue, job.type, 1);
-  PERFORM pg_notify('rowlock', job.queue::text) WHERE EXISTS (SELECT FROM sleeper s WHERE s.queue = job.queue);
+  PERFORM pg_notify('rowlock', job.queue::text) WHERE EXISTS (SELECT FROM subscription s WHERE s.queue = job.queue);
 END $$;
 COMMENT ON FUNCTION rowlock.put_back IS
 'Makes a job pending again: after delay, at once behind the others (zero), or in its old place (null). Internal.';

@@ -15,9 +15,9 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp
 #variable_conflict use_column
 DECLARE
   v_id uuid;
-  v_fault text := name_fault(register_worker_v1.name);
+  v_problem text := name_problem(register_worker_v1.name);
 BEGIN
-  IF v_fault IS NOT NULL THEN PERFORM refuse('RL021', 'name: ' || v_fault); END IF;
+  IF v_problem IS NOT NULL THEN PERFORM refuse('RL021', 'name: ' || v_problem); END IF;
   IF coalesce(octet_length(register_worker_v1.identity), 0) NOT BETWEEN 1 AND 256 THEN
     PERFORM refuse('RL021', 'identity: expected 1 to 256 bytes');
   END IF;
@@ -120,39 +120,39 @@ END $$;
 COMMENT ON FUNCTION rowlock.progress_v1 IS
 'Stores a running job''s progress, JSON up to 8 KiB. False if the lease is lost. SQLSTATEs: RL021. Locks: the receipt.';
 
-CREATE OR REPLACE FUNCTION rowlock.sleep_v1(worker uuid, queues text[]) RETURNS void
+CREATE OR REPLACE FUNCTION rowlock.subscribe_v1(worker uuid, queues text[]) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp AS $$
 #variable_conflict use_column
 BEGIN
-  IF NOT EXISTS (SELECT FROM worker w WHERE w.id = sleep_v1.worker AND w.lease_until > clock_timestamp()) THEN
+  IF NOT EXISTS (SELECT FROM worker w WHERE w.id = subscribe_v1.worker AND w.lease_until > clock_timestamp()) THEN
     PERFORM lease_lost();
   END IF;
-  INSERT INTO sleeper (queue, worker)
-  SELECT q.id, sleep_v1.worker FROM queue q WHERE q.name = ANY (sleep_v1.queues) ON CONFLICT DO NOTHING;
+  INSERT INTO subscription (queue, worker)
+  SELECT q.id, subscribe_v1.worker FROM queue q WHERE q.name = ANY (subscribe_v1.queues) ON CONFLICT DO NOTHING;
 END $$;
-COMMENT ON FUNCTION rowlock.sleep_v1 IS
+COMMENT ON FUNCTION rowlock.subscribe_v1 IS
 'Asks for a NOTIFY on channel rowlock (payload: the queue''s number) when one of the queues gets a job. Call, then claim
-once more, then wait; call wake_v1 when awake. SQLSTATEs: RL020. Locks: none that wait.';
+once more, then wait; call unsubscribe_v1 when awake. SQLSTATEs: RL020. Locks: none that wait.';
 
-CREATE OR REPLACE FUNCTION rowlock.wake_v1(worker uuid) RETURNS void
+CREATE OR REPLACE FUNCTION rowlock.unsubscribe_v1(worker uuid) RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp AS $$
-  DELETE FROM sleeper s WHERE s.worker = wake_v1.worker
+  DELETE FROM subscription s WHERE s.worker = unsubscribe_v1.worker
 $$;
-COMMENT ON FUNCTION rowlock.wake_v1 IS 'No more NOTIFY for this worker. Locks: its sleeper rows.';
+COMMENT ON FUNCTION rowlock.unsubscribe_v1 IS 'No more NOTIFY for this worker. Locks: its subscriptions.';
 
 CREATE OR REPLACE FUNCTION rowlock.stop_worker_v1(worker uuid) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp AS $$
 #variable_conflict use_column
 BEGIN
   UPDATE worker w SET lease_until = '-infinity', draining = true WHERE w.id = stop_worker_v1.worker;
-  DELETE FROM sleeper s WHERE s.worker = stop_worker_v1.worker;
+  DELETE FROM subscription s WHERE s.worker = stop_worker_v1.worker;
   DELETE FROM worker w WHERE w.id = stop_worker_v1.worker
      AND NOT EXISTS (SELECT FROM lease l WHERE l.worker = stop_worker_v1.worker);
 END $$;
 COMMENT ON FUNCTION rowlock.stop_worker_v1 IS
 'Ends a worker''s life at once. Release its jobs first; what it still holds is rescued. Locks: its row.';
 
-CREATE OR REPLACE FUNCTION rowlock.living_jobs_v1(ids uuid[]) RETURNS TABLE (id uuid)
+CREATE OR REPLACE FUNCTION rowlock.active_jobs_v1(ids uuid[]) RETURNS TABLE (id uuid)
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp
   SET plan_cache_mode = force_generic_plan SET jit = off SET enable_seqscan = off AS $$
 #variable_conflict use_column
@@ -172,6 +172,6 @@ BEGIN
       UNION ALL SELECT r.id FROM ready r WHERE r.id = v_id AND r.moved;
   END LOOP;
 END $$;
-COMMENT ON FUNCTION rowlock.living_jobs_v1 IS
+COMMENT ON FUNCTION rowlock.active_jobs_v1 IS
 'Of up to 10000 jobs, those that run or are due: do not delete what these jobs have outside of the database, such as
 their Pods. One that has ended, or waits for its time, is not among them. SQLSTATEs: RL021. Locks: none.';

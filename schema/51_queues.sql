@@ -46,7 +46,7 @@ DECLARE
   v_id int4 := ensure_queue(resume_queue.queue);
 BEGIN
   UPDATE queue q SET paused = false WHERE q.id = v_id;
-  PERFORM pg_notify('rowlock', v_id::text) WHERE EXISTS (SELECT FROM sleeper s WHERE s.queue = v_id);
+  PERFORM pg_notify('rowlock', v_id::text) WHERE EXISTS (SELECT FROM subscription s WHERE s.queue = v_id);
 END $$;
 COMMENT ON FUNCTION rowlock.resume_queue IS 'Ends pause_queue. SQLSTATEs: RL003. Locks: the queue''s row.';
 
@@ -54,10 +54,10 @@ CREATE OR REPLACE FUNCTION rowlock.configure_queue(queue text, priority int DEFA
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
-  v_fault text := job_fault('{}', configure_queue.priority, configure_queue.max_retries, NULL, NULL, now());
+  v_problem text := job_problem('{}', configure_queue.priority, configure_queue.max_retries, NULL, NULL, now());
   v_id int4;
 BEGIN
-  IF v_fault IS NOT NULL THEN PERFORM refuse(left(v_fault, 5), substr(v_fault, 6)); END IF;
+  IF v_problem IS NOT NULL THEN PERFORM refuse(left(v_problem, 5), substr(v_problem, 6)); END IF;
   v_id := ensure_queue(configure_queue.queue);
   UPDATE queue q SET priority = configure_queue.priority, max_retries = configure_queue.max_retries
    WHERE q.id = v_id;

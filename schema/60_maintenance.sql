@@ -24,7 +24,7 @@ BEGIN
      WHERE NOT EXISTS (SELECT FROM lane l WHERE l.queue = p.queue AND l.rank = p.rank)),
   woken AS (
     SELECT pg_notify('rowlock', q.queue::text) FROM (SELECT DISTINCT p.queue FROM put p) q
-     WHERE EXISTS (SELECT FROM sleeper s WHERE s.queue = q.queue))
+     WHERE EXISTS (SELECT FROM subscription s WHERE s.queue = q.queue))
   SELECT (SELECT count(*) FROM put) + 0 * (SELECT count(*) FROM woken) INTO v_n;
   RETURN v_n;
 END $$;
@@ -48,7 +48,7 @@ BEGIN
   LOOP
     UPDATE worker w SET lease_until = '-infinity', draining = true
      WHERE w.id = v_worker.id AND w.lease_until > '-infinity';
-    DELETE FROM sleeper s WHERE s.worker = v_worker.id;
+    DELETE FROM subscription s WHERE s.worker = v_worker.id;
     v_leases := ARRAY(
       SELECT l.id FROM lease l WHERE l.worker = v_worker.id ORDER BY l.id LIMIT rescue.max FOR UPDATE SKIP LOCKED);
     FOR v IN SELECT t.* FROM take_back(v_worker.id, v_leases, NULL) t LOOP
@@ -150,7 +150,7 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION rowlock.sweep IS 'The rare part of keeping: lanes, forgotten cancel requests, expired history. Internal.';
 
-CREATE OR REPLACE FUNCTION rowlock.keep_v1(holder uuid) RETURNS TABLE (keeper boolean, promoted int, rescued int, next_due_seconds float8)
+CREATE OR REPLACE FUNCTION rowlock.maintain_v1(holder uuid) RETURNS TABLE (keeper boolean, promoted int, rescued int, next_due_seconds float8)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
@@ -158,35 +158,35 @@ DECLARE
   v rowlock.keeper;
 BEGIN
   SELECT k.* INTO v FROM keeper k;
-  IF v.holder IS DISTINCT FROM keep_v1.holder AND v.held_until > v_now THEN
+  IF v.holder IS DISTINCT FROM maintain_v1.holder AND v.held_until > v_now THEN
     RETURN QUERY SELECT false, 0, 0, NULL::float8;
     RETURN;
   END IF;
   -- Held for a second only: a keeper that dies delays the rescue of others by no more. The row is written about three
   -- times in it, not on every call: fewer dead versions.
-  IF v.holder IS DISTINCT FROM keep_v1.holder OR v.held_until < v_now + interval '700 milliseconds' THEN
-    UPDATE keeper k SET epoch = k.epoch + (k.holder IS DISTINCT FROM keep_v1.holder)::int, holder = keep_v1.holder,
+  IF v.holder IS DISTINCT FROM maintain_v1.holder OR v.held_until < v_now + interval '700 milliseconds' THEN
+    UPDATE keeper k SET epoch = k.epoch + (k.holder IS DISTINCT FROM maintain_v1.holder)::int, holder = maintain_v1.holder,
                         held_until = v_now + interval '1 second'
-     WHERE k.ctid = ANY (ARRAY(SELECT l.ctid FROM keeper l WHERE l.holder IS NOT DISTINCT FROM keep_v1.holder OR l.held_until <= v_now FOR UPDATE SKIP LOCKED))
+     WHERE k.ctid = ANY (ARRAY(SELECT l.ctid FROM keeper l WHERE l.holder IS NOT DISTINCT FROM maintain_v1.holder OR l.held_until <= v_now FOR UPDATE SKIP LOCKED))
     RETURNING k.* INTO v;
     IF NOT FOUND THEN
       RETURN QUERY SELECT false, 0, 0, NULL::float8;
       RETURN;
     END IF;
   END IF;
-  keep_v1.promoted := promote();
-  keep_v1.rescued := rescue();
+  maintain_v1.promoted := promote();
+  maintain_v1.rescued := rescue();
   IF v.folded_at < v_now - interval '1 second' THEN
-    UPDATE keeper k SET folded_at = v_now WHERE k.holder = keep_v1.holder;
+    UPDATE keeper k SET folded_at = v_now WHERE k.holder = maintain_v1.holder;
     PERFORM fold();
   END IF;
   IF v.swept_at < v_now - interval '1 minute' THEN
-    UPDATE keeper k SET swept_at = v_now WHERE k.holder = keep_v1.holder;
+    UPDATE keeper k SET swept_at = v_now WHERE k.holder = maintain_v1.holder;
     PERFORM sweep();
   END IF;
-  RETURN QUERY SELECT true, keep_v1.promoted, keep_v1.rescued,
+  RETURN QUERY SELECT true, maintain_v1.promoted, maintain_v1.rescued,
     (SELECT GREATEST(extract(epoch FROM s.execute_at - clock_timestamp()), 0)::float8 FROM scheduled s ORDER BY s.execute_at, s.pos LIMIT 1);
 END $$;
-COMMENT ON FUNCTION rowlock.keep_v1 IS
+COMMENT ON FUNCTION rowlock.maintain_v1 IS
 'One round of keeping, if holder is the keeper or can become it: moves due jobs to ready, rescues lost ones, folds the totals (each second), sweeps (each minute). Call it every 100 ms while keeper, every half second otherwise (a keeper''s place is held for a second); again at once if promoted is 2000. Costs the same at any depth.
 SQLSTATEs: none. Locks: the keeper''s row; rows it moves (SKIP LOCKED); for 20 ms at most an expired history partition.';

@@ -8,7 +8,7 @@ DECLARE
   v_now timestamptz := clock_timestamp();
   v_old uuid := (SELECT l.holder FROM leader l);
 BEGIN
-  IF holder IS NULL OR name_fault(name) IS NOT NULL OR NOT coalesce(lease_seconds BETWEEN 0.1 AND 3600, false) THEN
+  IF holder IS NULL OR name_problem(name) IS NOT NULL OR NOT coalesce(lease_seconds BETWEEN 0.1 AND 3600, false) THEN
     PERFORM refuse('RL021', 'holder, name, lease_seconds: expected an id, a name of printable text, 0.1 to 3600');
   END IF;
   -- After a gap even the same holder begins anew: it does not know what happened meanwhile.
@@ -16,7 +16,7 @@ BEGIN
                       holder = lead_v1.holder, name = lead_v1.name, held_until = v_now + make_interval(secs => lease_seconds)
    WHERE l.holder = lead_v1.holder OR l.held_until <= v_now
   RETURNING l.epoch INTO epoch;
-  IF FOUND AND v_old <> holder THEN DELETE FROM sleeper s WHERE s.worker = v_old; END IF;
+  IF FOUND AND v_old <> holder THEN DELETE FROM subscription s WHERE s.worker = v_old; END IF;
   RETURN QUERY SELECT lead_v1.epoch, l.name, extract(epoch FROM l.held_until - clock_timestamp())::float8 FROM leader l;
 END $$;
 COMMENT ON FUNCTION rowlock.lead_v1 IS
@@ -40,7 +40,7 @@ CREATE OR REPLACE FUNCTION rowlock.resign_v1(epoch int8) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp AS $$
 #variable_conflict use_column
 BEGIN
-  DELETE FROM sleeper s USING leader l WHERE l.epoch = resign_v1.epoch AND s.worker = l.holder;
+  DELETE FROM subscription s USING leader l WHERE l.epoch = resign_v1.epoch AND s.worker = l.holder;
   UPDATE leader l SET held_until = '-infinity' WHERE l.epoch = resign_v1.epoch;
 END $$;
 COMMENT ON FUNCTION rowlock.resign_v1 IS
@@ -110,46 +110,46 @@ COMMENT ON FUNCTION rowlock.observe_v1 IS
 Hints: for a (queue, rank), the position at which its first job was a moment ago, so that rows that are gone but not yet vacuumed are not walked; leave them out now and then.
 SQLSTATEs: none. Locks: none.';
 
-CREATE OR REPLACE FUNCTION rowlock.watch_v1(epoch int8, queues text[]) RETURNS void
+CREATE OR REPLACE FUNCTION rowlock.subscribe_queues_v1(epoch int8, queues text[]) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
   v_holder uuid;
   v_ids int4[];
 BEGIN
-  PERFORM fence(watch_v1.epoch);
+  PERFORM fence(subscribe_queues_v1.epoch);
   v_holder := (SELECT l.holder FROM leader l);
-  v_ids := ARRAY(SELECT ensure_queue(q.name) FROM (SELECT DISTINCT u.name FROM unnest(watch_v1.queues) u(name) ORDER BY 1) q);
-  DELETE FROM sleeper s WHERE s.worker = v_holder AND s.queue <> ALL (v_ids);
-  INSERT INTO sleeper (queue, worker) SELECT u.id, v_holder FROM unnest(v_ids) u(id) ON CONFLICT DO NOTHING;
+  v_ids := ARRAY(SELECT ensure_queue(q.name) FROM (SELECT DISTINCT u.name FROM unnest(subscribe_queues_v1.queues) u(name) ORDER BY 1) q);
+  DELETE FROM subscription s WHERE s.worker = v_holder AND s.queue <> ALL (v_ids);
+  INSERT INTO subscription (queue, worker) SELECT u.id, v_holder FROM unnest(v_ids) u(id) ON CONFLICT DO NOTHING;
 END $$;
-COMMENT ON FUNCTION rowlock.watch_v1 IS
+COMMENT ON FUNCTION rowlock.subscribe_queues_v1 IS
 'Asks for a NOTIFY on channel rowlock when one of exactly these queues gets a job. Look once more after it: a job may have come just before.
-SQLSTATEs: RL003, RL030. Locks: its sleeper rows; the leader''s row, shared.';
+SQLSTATEs: RL003, RL030. Locks: its subscriptions; the leader''s row, shared.';
 
 CREATE OR REPLACE VIEW rowlock.decisions AS
   SELECT id, at, deployment, current, wanted, reason, inputs FROM rowlock.decision;
 COMMENT ON VIEW rowlock.decisions IS
 'What the controller decided, and from what: a row when a decision changes, and one every ten seconds while it does not. Kept for a day. rowlock explain puts one in words.';
 
-CREATE OR REPLACE FUNCTION rowlock.record_v1(epoch int8, decisions jsonb) RETURNS void
+CREATE OR REPLACE FUNCTION rowlock.record_decisions_v1(epoch int8, decisions jsonb) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp AS $$
 #variable_conflict use_column
 BEGIN
-  PERFORM fence(record_v1.epoch);
+  PERFORM fence(record_decisions_v1.epoch);
   INSERT INTO decision (at, deployment, current, wanted, reason, inputs)
   SELECT d.at, d.deployment, d.current, d.wanted, d.reason, d.inputs
-    FROM jsonb_to_recordset(record_v1.decisions) d(at timestamptz, deployment text, current int4, wanted int4, reason text, inputs jsonb);
+    FROM jsonb_to_recordset(record_decisions_v1.decisions) d(at timestamptz, deployment text, current int4, wanted int4, reason text, inputs jsonb);
   INSERT INTO total_scaler AS t (deployment, what, reason, n)
   SELECT d.deployment, 'decision', d.reason, count(*)
-    FROM jsonb_to_recordset(record_v1.decisions) d(deployment text, reason text) GROUP BY d.deployment, d.reason ORDER BY d.deployment, d.reason
+    FROM jsonb_to_recordset(record_decisions_v1.decisions) d(deployment text, reason text) GROUP BY d.deployment, d.reason ORDER BY d.deployment, d.reason
   ON CONFLICT (deployment, what, reason) DO UPDATE SET n = t.n + excluded.n;
   -- A few more go than come, so that it stays bounded and no call has much to do.
   DELETE FROM decision d WHERE d.ctid = ANY (ARRAY(
     SELECT o.ctid FROM decision o WHERE o.at < clock_timestamp() - interval '1 day' ORDER BY o.at
-     LIMIT 10 + 2 * jsonb_array_length(record_v1.decisions)));
+     LIMIT 10 + 2 * jsonb_array_length(record_decisions_v1.decisions)));
 END $$;
-COMMENT ON FUNCTION rowlock.record_v1 IS
+COMMENT ON FUNCTION rowlock.record_decisions_v1 IS
 'Stores decisions, objects with the columns of rowlock.decisions but id, and forgets those older than a day.
 SQLSTATEs: RL030. Locks: the leader''s row, shared.';
 
@@ -166,38 +166,38 @@ BEGIN
   RETURNING w.id;
 END $$;
 COMMENT ON FUNCTION rowlock.drain_v1 IS
-'Marks the idle ones of these workers as draining: they claim no more, and end. Answers which. A claim that was under way may still give one a job: ask drained_v1 a moment later.
+'Marks the idle ones of these workers as draining: they claim no more, and end. Answers which. A claim that was under way may still give one a job: ask confirm_drained_v1 a moment later.
 SQLSTATEs: RL030. Locks: the workers'' rows; the leader''s row, shared.';
 
-CREATE OR REPLACE FUNCTION rowlock.drained_v1(epoch int8, workers uuid[]) RETURNS TABLE (worker uuid)
+CREATE OR REPLACE FUNCTION rowlock.confirm_drained_v1(epoch int8, workers uuid[]) RETURNS TABLE (worker uuid)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp AS $$
 #variable_conflict use_column
 BEGIN
-  PERFORM fence(drained_v1.epoch);
+  PERFORM fence(confirm_drained_v1.epoch);
   UPDATE worker w SET draining = false
-    FROM (SELECT l.id FROM worker l WHERE l.id = ANY (drained_v1.workers) ORDER BY l.id FOR UPDATE) o
+    FROM (SELECT l.id FROM worker l WHERE l.id = ANY (confirm_drained_v1.workers) ORDER BY l.id FOR UPDATE) o
    WHERE w.id = o.id AND w.draining AND w.lease_until > clock_timestamp()
      AND EXISTS (SELECT FROM lease l WHERE l.worker = w.id);
-  RETURN QUERY SELECT u.id FROM unnest(drained_v1.workers) u(id)
+  RETURN QUERY SELECT u.id FROM unnest(confirm_drained_v1.workers) u(id)
    WHERE NOT EXISTS (SELECT FROM lease l WHERE l.worker = u.id)
      AND NOT EXISTS (SELECT FROM worker w WHERE w.id = u.id AND NOT w.draining);
 END $$;
-COMMENT ON FUNCTION rowlock.drained_v1 IS
+COMMENT ON FUNCTION rowlock.confirm_drained_v1 IS
 'Which of the workers that drain_v1 marked are idle, and so can be stopped, or have ended. The others got a job at the last moment: they go on, no longer draining.
 SQLSTATEs: RL030. Locks: the workers'' rows; the leader''s row, shared.';
 
-CREATE OR REPLACE FUNCTION rowlock.lost_v1(epoch int8, replicas text[]) RETURNS int
+CREATE OR REPLACE FUNCTION rowlock.end_replicas_v1(epoch int8, replicas text[]) RETURNS int
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp AS $$
 #variable_conflict use_column
 BEGIN
-  PERFORM fence(lost_v1.epoch);
+  PERFORM fence(end_replicas_v1.epoch);
   UPDATE worker w SET lease_until = '-infinity', draining = true
     FROM (SELECT l.id FROM worker l
-           WHERE split_part(l.identity, '/', 1) = ANY (lost_v1.replicas) OR l.identity = ANY (lost_v1.replicas)
+           WHERE split_part(l.identity, '/', 1) = ANY (end_replicas_v1.replicas) OR l.identity = ANY (end_replicas_v1.replicas)
            ORDER BY l.id FOR UPDATE) o
    WHERE w.id = o.id;
   RETURN rescue();
 END $$;
-COMMENT ON FUNCTION rowlock.lost_v1 IS
+COMMENT ON FUNCTION rowlock.end_replicas_v1 IS
 'Ends the leases of workers whose Pod or process is known to be gone, by what their identity begins with, and puts their jobs back; or by the whole identity, where a container began anew in a Pod that is still there. Answers how many. Never for one that may still run.
 SQLSTATEs: RL030. Locks: the workers'' rows; the leader''s row, shared; the receipts (SKIP LOCKED).';

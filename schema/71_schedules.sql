@@ -1,10 +1,10 @@
 -- Jobs by the clock.
 
 CREATE OR REPLACE VIEW rowlock.schedules AS
-  SELECT name, type, queue, payload, cron, every, timezone, catch_up, enabled, next_at, last_at, last_job, fault, updated_at
+  SELECT name, type, queue, payload, cron, every, timezone, catch_up, enabled, next_at, last_at, last_job, last_error, updated_at
     FROM rowlock.schedule;
 COMMENT ON VIEW rowlock.schedules IS
-'Schedules. next_at is the next tick, last_at the last one that is over, last_job the job it enqueued; fault says why one cannot run.';
+'Schedules. next_at is the next tick, last_at the last one that is over, last_job the job it enqueued; last_error says why one cannot run.';
 
 CREATE OR REPLACE FUNCTION rowlock.put_schedule(schedule jsonb) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp AS $$
@@ -13,7 +13,7 @@ DECLARE
   v rowlock.schedule;
   v_key text := (SELECT k FROM jsonb_object_keys(put_schedule.schedule) k
                   WHERE k NOT IN ('name', 'type', 'queue', 'payload', 'cron', 'every', 'timezone', 'catch_up', 'enabled') LIMIT 1);
-  v_fault text;
+  v_problem text;
 BEGIN
   IF v_key IS NOT NULL THEN
     PERFORM refuse('RL031', format('schedule.%s: unknown key; known are name, type, queue, payload, cron, every, timezone, catch_up, enabled', left(v_key, 128)));
@@ -21,12 +21,12 @@ BEGIN
   v := jsonb_populate_record(NULL::rowlock.schedule,
     '{"payload": {}, "timezone": "UTC", "catch_up": "one", "enabled": true}' || jsonb_strip_nulls(put_schedule.schedule));
   v.updated_at := clock_timestamp();
-  v_fault := name_fault(v.name);
-  IF v_fault IS NOT NULL THEN PERFORM refuse('RL031', 'name: ' || v_fault); END IF;
-  v_fault := name_fault(v.type);
-  IF v_fault IS NOT NULL THEN PERFORM refuse('RL001', 'type: ' || v_fault); END IF;
-  v_fault := job_fault(v.payload, NULL, NULL, NULL, NULL, now());
-  IF v_fault IS NOT NULL THEN PERFORM refuse(left(v_fault, 5), substr(v_fault, 6)); END IF;
+  v_problem := name_problem(v.name);
+  IF v_problem IS NOT NULL THEN PERFORM refuse('RL031', 'name: ' || v_problem); END IF;
+  v_problem := name_problem(v.type);
+  IF v_problem IS NOT NULL THEN PERFORM refuse('RL001', 'type: ' || v_problem); END IF;
+  v_problem := job_problem(v.payload, NULL, NULL, NULL, NULL, now());
+  IF v_problem IS NOT NULL THEN PERFORM refuse(left(v_problem, 5), substr(v_problem, 6)); END IF;
   IF (v.cron IS NULL) = (v.every IS NULL) THEN PERFORM refuse('RL031', 'cron, every: expected one of the two'); END IF;
   IF NOT coalesce(v.every BETWEEN interval '1 second' AND interval '366 days', true) THEN PERFORM refuse('RL031', 'every: expected 1 second to 366 days'); END IF;
   IF octet_length(v.cron) NOT BETWEEN 1 AND 256 THEN PERFORM refuse('RL031', 'cron: expected 1 to 256 bytes'); END IF;
@@ -37,7 +37,7 @@ BEGIN
   IF v.queue IS NOT NULL THEN PERFORM ensure_queue(v.queue); END IF;
   INSERT INTO schedule AS s SELECT v.*
   ON CONFLICT (name) DO UPDATE SET type = excluded.type, queue = excluded.queue, payload = excluded.payload, cron = excluded.cron,
-    every = excluded.every, timezone = excluded.timezone, catch_up = excluded.catch_up, enabled = excluded.enabled, fault = NULL,
+    every = excluded.every, timezone = excluded.timezone, catch_up = excluded.catch_up, enabled = excluded.enabled, last_error = NULL,
     -- The same times again: a file applied once more loses no tick.
     next_at = CASE WHEN (s.cron, s.every, s.timezone, s.enabled) IS NOT DISTINCT FROM (excluded.cron, excluded.every, excluded.timezone, excluded.enabled)
                    THEN s.next_at END,
@@ -58,7 +58,7 @@ CREATE OR REPLACE FUNCTION rowlock.enable_schedule(name text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp AS $$
 #variable_conflict use_column
 BEGIN
-  UPDATE schedule s SET enabled = true, next_at = CASE WHEN s.enabled THEN s.next_at END, fault = NULL, updated_at = clock_timestamp()
+  UPDATE schedule s SET enabled = true, next_at = CASE WHEN s.enabled THEN s.next_at END, last_error = NULL, updated_at = clock_timestamp()
    WHERE s.name = enable_schedule.name;
   IF NOT FOUND THEN PERFORM no_schedule(enable_schedule.name); END IF;
 END $$;
@@ -104,27 +104,27 @@ RETURNS TABLE (name text, cron text, every_seconds float8, timezone text, catch_
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp AS $$
   SELECT s.name, s.cron, extract(epoch FROM s.every)::float8, s.timezone, s.catch_up, s.next_at, s.updated_at, clock_timestamp()
     FROM schedule s
-   WHERE s.enabled AND s.fault IS NULL AND (s.next_at IS NULL OR s.next_at <= clock_timestamp() + make_interval(secs => within_seconds))
+   WHERE s.enabled AND s.last_error IS NULL AND (s.next_at IS NULL OR s.next_at <= clock_timestamp() + make_interval(secs => within_seconds))
    ORDER BY s.next_at NULLS FIRST, s.name LIMIT 500
 $$;
 COMMENT ON FUNCTION rowlock.due_schedules_v1 IS
 'Schedules to be planned (next_at is null) or due within so many seconds, and the time by the database. SQLSTATEs: none. Locks: none.';
 
-CREATE OR REPLACE FUNCTION rowlock.plan_v1(epoch int8, name text, seen timestamptz, next_at timestamptz, fault text DEFAULT NULL) RETURNS boolean
+CREATE OR REPLACE FUNCTION rowlock.plan_schedule_v1(epoch int8, name text, seen timestamptz, next_at timestamptz, error text DEFAULT NULL) RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp AS $$
 #variable_conflict use_column
 BEGIN
-  PERFORM fence(plan_v1.epoch);
-  UPDATE schedule s SET next_at = plan_v1.next_at, fault = left(plan_v1.fault, 1024)
-   WHERE s.name = plan_v1.name AND s.updated_at = plan_v1.seen AND s.enabled
-     AND (s.next_at IS NULL OR plan_v1.fault IS NOT NULL) AND NOT coalesce(plan_v1.next_at <= s.last_at, false);
+  PERFORM fence(plan_schedule_v1.epoch);
+  UPDATE schedule s SET next_at = plan_schedule_v1.next_at, last_error = left(plan_schedule_v1.error, 1024)
+   WHERE s.name = plan_schedule_v1.name AND s.updated_at = plan_schedule_v1.seen AND s.enabled
+     AND (s.next_at IS NULL OR plan_schedule_v1.error IS NOT NULL) AND NOT coalesce(plan_schedule_v1.next_at <= s.last_at, false);
   RETURN FOUND;
 END $$;
-COMMENT ON FUNCTION rowlock.plan_v1 IS
+COMMENT ON FUNCTION rowlock.plan_schedule_v1 IS
 'Sets the first tick of a schedule as it was seen (seen is its updated_at), or why it has none. False if it is another by now.
 SQLSTATEs: RL030. Locks: the schedule''s row; the leader''s row, shared.';
 
-CREATE OR REPLACE FUNCTION rowlock.tick_v1(epoch int8, name text, seen timestamptz, due timestamptz, ticks timestamptz[], next_at timestamptz, fault text DEFAULT NULL)
+CREATE OR REPLACE FUNCTION rowlock.fire_schedule_v1(epoch int8, name text, seen timestamptz, due timestamptz, ticks timestamptz[], next_at timestamptz, error text DEFAULT NULL)
 RETURNS SETOF uuid
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp AS $$
 #variable_conflict use_column
@@ -133,16 +133,16 @@ DECLARE
   v_tick timestamptz;
   v_job uuid;
 BEGIN
-  PERFORM fence(tick_v1.epoch);
-  IF cardinality(ticks) > 1000 OR EXISTS (SELECT FROM unnest(ticks) t WHERE NOT coalesce(t >= due AND t <= clock_timestamp() AND t < coalesce(tick_v1.next_at, 'infinity'), false))
+  PERFORM fence(fire_schedule_v1.epoch);
+  IF cardinality(ticks) > 1000 OR EXISTS (SELECT FROM unnest(ticks) t WHERE NOT coalesce(t >= due AND t <= clock_timestamp() AND t < coalesce(fire_schedule_v1.next_at, 'infinity'), false))
      OR (SELECT count(DISTINCT t) FROM unnest(ticks) t) < cardinality(ticks) THEN
     PERFORM refuse('RL031', 'ticks: expected at most 1000 different instants from due to now, all before next_at');
   END IF;
   -- Exactly once: whoever moves next_at away from this instant enqueues for it, in the same transaction, and
   -- next_at never goes back to one that is over.
-  UPDATE schedule s SET next_at = tick_v1.next_at, last_at = GREATEST(due, (SELECT max(t) FROM unnest(ticks) t)), fault = left(tick_v1.fault, 1024)
-   WHERE s.name = tick_v1.name AND s.updated_at = tick_v1.seen AND s.enabled AND s.next_at = tick_v1.due
-     AND NOT coalesce(s.last_at >= tick_v1.due, false)
+  UPDATE schedule s SET next_at = fire_schedule_v1.next_at, last_at = GREATEST(due, (SELECT max(t) FROM unnest(ticks) t)), last_error = left(fire_schedule_v1.error, 1024)
+   WHERE s.name = fire_schedule_v1.name AND s.updated_at = fire_schedule_v1.seen AND s.enabled AND s.next_at = fire_schedule_v1.due
+     AND NOT coalesce(s.last_at >= fire_schedule_v1.due, false)
   RETURNING s.* INTO v;
   IF NOT FOUND THEN RETURN; END IF;
   FOR v_tick IN SELECT t FROM unnest(ticks) t ORDER BY t LOOP
@@ -153,6 +153,6 @@ BEGIN
   END LOOP;
   IF v_job IS NOT NULL THEN UPDATE schedule s SET last_job = v_job WHERE s.name = v.name; END IF;
 END $$;
-COMMENT ON FUNCTION rowlock.tick_v1 IS
-'Enqueues a job for each of the ticks, and moves the schedule on from due to next_at (null with a fault if there is none): both or neither, and once only. No row if the schedule is not at due any more. Ticks that are left out are passed over. A job''s headers name its schedule and its tick.
+COMMENT ON FUNCTION rowlock.fire_schedule_v1 IS
+'Enqueues a job for each of the ticks, and moves the schedule on from due to next_at (null with an error if there is none): both or neither, and once only. No row if the schedule is not at due any more. Ticks that are left out are passed over. A job''s headers name its schedule and its tick.
 SQLSTATEs: RL030, RL031, and enqueue''s. Locks: the schedule''s row; the leader''s row, shared; as enqueue.';

@@ -12,13 +12,13 @@ CREATE OR REPLACE FUNCTION rowlock.put_job_type(type jsonb) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
-  v_fault text := name_fault(type ->> 'name');
+  v_problem text := name_problem(type ->> 'name');
   v rowlock.job_type;
 BEGIN
-  IF v_fault IS NOT NULL THEN PERFORM refuse('RL001', 'name: ' || v_fault); END IF;
+  IF v_problem IS NOT NULL THEN PERFORM refuse('RL001', 'name: ' || v_problem); END IF;
   IF type ->> 'queue' IS NOT NULL THEN PERFORM ensure_queue(type ->> 'queue'); END IF;
-  v_fault := job_fault('{}', (type ->> 'priority')::int4, (type ->> 'max_retries')::int4, NULL, NULL, now());
-  IF v_fault IS NOT NULL THEN PERFORM refuse(left(v_fault, 5), substr(v_fault, 6)); END IF;
+  v_problem := job_problem('{}', (type ->> 'priority')::int4, (type ->> 'max_retries')::int4, NULL, NULL, now());
+  IF v_problem IS NOT NULL THEN PERFORM refuse(left(v_problem, 5), substr(v_problem, 6)); END IF;
   v := jsonb_populate_record(NULL::rowlock.job_type,
     '{"launch": "process", "command": [], "args": [], "env": {}, "no_retry_exit_codes": []}' || jsonb_strip_nulls(type)
     || jsonb_build_object('updated_at', clock_timestamp()));

@@ -110,4 +110,4 @@ LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp AS 
   ON CONFLICT (deployment, what, reason) DO UPDATE SET n = t.n + 1
 $$;
 COMMENT ON FUNCTION rowlock.scaler_error_v1 IS
-'Counts what the leader could not do; reason is one of a few fixed words. Decisions are counted by record_v1. SQLSTATEs: RL030. Locks: the leader''s row, shared; the counter''s row.';
+'Counts what the leader could not do; reason is one of a few fixed words. Decisions are counted by record_decisions_v1. SQLSTATEs: RL030. Locks: the leader''s row, shared; the counter''s row.';

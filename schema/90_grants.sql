@@ -60,8 +60,11 @@ BEGIN
         ('{rowlock_enqueuer, rowlock_worker, rowlock_admin}',
          '{job_status}'),
         ('{rowlock_worker, rowlock_admin}',
-         '{register_worker_v1, extend_v1, claim_v1, work_v1, complete_v1, fail_v1, release_v1, release_v2,
-           progress_v1, sleep_v1, wake_v1, stop_worker_v1, job_types_v1, keep_v1, living_jobs_v1}'),
+         '{register_worker_v1, extend_v1, claim_v1, work_v1, complete_v1, fail_v1, release_v1,
+           progress_v1, subscribe_v1, unsubscribe_v1, stop_worker_v1, job_types_v1, maintain_v1, active_jobs_v1}'),
+        -- View jobs is made of these: in a view a function acts as the view's reader.
+        ('{rowlock_reader, rowlock_admin}',
+         '{ready_job, scheduled_job, running_job, ended_job}'),
         -- A worker serves metrics over its own connection; rowlock_reader is for whoever serves nothing else.
         ('{rowlock_worker, rowlock_reader, rowlock_admin}',
          '{metrics_v1}'),
@@ -70,8 +73,8 @@ BEGIN
            cancel, retry, get_job, list_jobs, pause_queue, resume_queue, configure_queue, demand,
            put_job_type, sync_catalog_v1, catalog_sources_v1,
            put_schedule, enable_schedule, disable_schedule, remove_schedule, run_schedule,
-           lead_v1, resign_v1, observe_v1, watch_v1, record_v1, drain_v1, drained_v1, lost_v1,
-           due_schedules_v1, plan_v1, tick_v1, scaler_error_v1}')
+           lead_v1, resign_v1, observe_v1, subscribe_queues_v1, record_decisions_v1, drain_v1, confirm_drained_v1, end_replicas_v1,
+           due_schedules_v1, plan_schedule_v1, fire_schedule_v1, scaler_error_v1}')
       ) g(roles, functions)
      CROSS JOIN LATERAL unnest(g.functions::name[]) f(name)
      CROSS JOIN LATERAL unnest(g.roles::text[]) r(role)
@@ -97,7 +100,7 @@ BEGIN
         ('jobs',      '{id, type, queue, status, priority, attempts, max_retries, execute_at, created_at, updated_at,
                         started_at, finished_at, error, worker, unique_key, tags}'),
         ('schedules', '{name, type, queue, cron, every, timezone, catch_up, enabled, next_at, last_at, last_job,
-                        fault, updated_at}')
+                        last_error, updated_at}')
       ) g(view, columns)
      WHERE EXISTS (SELECT FROM unnest(g.columns::text[]) c(name)
                     WHERE NOT has_column_privilege('rowlock_reader', 'rowlock.' || g.view, c.name, 'SELECT'))

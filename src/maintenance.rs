@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{Error, session::Kept};
 
-/// How often a place that another holds is asked for. A dead keeper holds it for a second (see `keep_v1`), so that
+/// How often a place that another holds is asked for. A dead keeper holds it for a second (see `maintain_v1`), so that
 /// the jobs of the lost wait for their lease and a second and a half at most, even where keepers are lost in a row.
 const ASK_INTERVAL: Duration = Duration::from_millis(500);
 

@@ -232,17 +232,18 @@ impl Session {
         retry_after: Option<Duration>,
     ) -> Result<Vec<Uuid>, Error> {
         let (leases, ids) = keys(jobs.iter());
+        let delays = retry_after.map(|d| vec![d.as_secs_f64(); ids.len()]);
         let rows = self
             .pool
             .get()
             .await?
             .query_typed(
-                "SELECT refused FROM rowlock.release_v1($1, $2, $3, $4, $5)",
+                "SELECT refused FROM rowlock.release_v1($1, $2, $3, $4, NULL, $5)",
                 &[
                     (&self.id, Type::UUID),
                     (&leases, Type::INT8_ARRAY),
                     (&ids, Type::UUID_ARRAY),
-                    (&retry_after.map(|d| d.as_secs_f64()), Type::FLOAT8),
+                    (&delays, Type::FLOAT8_ARRAY),
                     (&retry_after.is_some(), Type::BOOL),
                 ],
             )

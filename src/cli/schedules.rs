@@ -18,7 +18,7 @@ pub(super) async fn run(queue: &JobQueue, out: &Output, command: SchedulesComman
     };
     match command {
         SchedulesCommand::List => {
-            let columns = ["name", "type", "cron", "every", "timezone", "enabled", "next_at", "last_at", "fault"];
+            let columns = ["name", "type", "cron", "every", "timezone", "enabled", "next_at", "last_at", "last_error"];
             let wide = ["queue", "catch_up", "last_job", "updated_at"];
             out.view(queue, "schedules", &columns, &wide).await
         }

@@ -116,13 +116,15 @@ impl Store {
     }
 
     pub(super) async fn watch(&self, epoch: i64, queues: &[String]) -> Result<(), Error> {
-        self.rows("SELECT rowlock.watch_v1($1, $2)", &[(&epoch, Type::INT8), (&queues, Type::TEXT_ARRAY)])
+        self.rows("SELECT rowlock.subscribe_queues_v1($1, $2)", &[(&epoch, Type::INT8), (&queues, Type::TEXT_ARRAY)])
             .await
             .map(drop)
     }
 
     pub(super) async fn record(&self, epoch: i64, decisions: &Value) -> Result<(), Error> {
-        self.rows("SELECT rowlock.record_v1($1, $2)", &[(&epoch, Type::INT8), (decisions, Type::JSONB)]).await.map(drop)
+        self.rows("SELECT rowlock.record_decisions_v1($1, $2)", &[(&epoch, Type::INT8), (decisions, Type::JSONB)])
+            .await
+            .map(drop)
     }
 
     /// Counts, for the metrics, what could not be done.
@@ -154,12 +156,12 @@ impl Store {
     /// Which of them are idle still; the others drain no longer.
     pub(super) async fn drained(&self, epoch: i64, workers: &[Uuid]) -> Result<Vec<Uuid>, Error> {
         let args: &Args<'_> = &[(&epoch, Type::INT8), (&workers, Type::UUID_ARRAY)];
-        self.list("SELECT worker FROM rowlock.drained_v1($1, $2)", args).await
+        self.list("SELECT worker FROM rowlock.confirm_drained_v1($1, $2)", args).await
     }
 
     /// Puts back what replicas ran that are gone; how many jobs.
     pub(super) async fn lost(&self, epoch: i64, replicas: &[String]) -> Result<i32, Error> {
-        self.one("SELECT rowlock.lost_v1($1, $2)", &[(&epoch, Type::INT8), (&replicas, Type::TEXT_ARRAY)]).await
+        self.one("SELECT rowlock.end_replicas_v1($1, $2)", &[(&epoch, Type::INT8), (&replicas, Type::TEXT_ARRAY)]).await
     }
 
     /// Loads what one source of the catalogue holds, and takes away what it no longer does; false if some of that
@@ -225,7 +227,7 @@ impl Store {
         fault: Option<&str>,
     ) -> Result<(), Error> {
         self.rows(
-            "SELECT rowlock.plan_v1($1, $2, $3, $4, $5)",
+            "SELECT rowlock.plan_schedule_v1($1, $2, $3, $4, $5)",
             &[
                 (&epoch, Type::INT8),
                 (&schedule.name, Type::TEXT),
@@ -248,7 +250,7 @@ impl Store {
         fault: Option<&str>,
     ) -> Result<Vec<Uuid>, Error> {
         self.list(
-            "SELECT * FROM rowlock.tick_v1($1, $2, $3, $4, $5, $6, $7)",
+            "SELECT * FROM rowlock.fire_schedule_v1($1, $2, $3, $4, $5, $6, $7)",
             &[
                 (&epoch, Type::INT8),
                 (&schedule.name, Type::TEXT),

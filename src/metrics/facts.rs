@@ -72,7 +72,7 @@ impl Facts {
     }
 
     /// What the leader scales, all of it. Decisions and errors are counted in the database instead, by
-    /// `rowlock.record_v1` and `rowlock.scaler_error_v1`.
+    /// `rowlock.record_decisions_v1` and `rowlock.scaler_error_v1`.
     ///
     /// ```
     /// use rowlock::metrics::{Facts, Replicas};

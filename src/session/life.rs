@@ -81,7 +81,7 @@ impl Session {
         let client = self.pool.get().await?;
         client
             .query_typed(
-                "SELECT rowlock.sleep_v1($1, $2)",
+                "SELECT rowlock.subscribe_v1($1, $2)",
                 &[(&self.id, Type::UUID), (&self.options.queues, Type::TEXT_ARRAY)],
             )
             .await?;
@@ -99,7 +99,7 @@ impl Session {
     /// # Ok(()) }
     /// ```
     pub async fn wake(&self) -> Result<(), Error> {
-        self.pool.get().await?.query_typed("SELECT rowlock.wake_v1($1)", &[(&self.id, Type::UUID)]).await?;
+        self.pool.get().await?.query_typed("SELECT rowlock.unsubscribe_v1($1)", &[(&self.id, Type::UUID)]).await?;
         Ok(())
     }
 

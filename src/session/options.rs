@@ -89,7 +89,7 @@ pub struct Kept {
 
 impl Kept {
     /// One round for a holder, and how its answer is read.
-    pub(crate) const SQL: &str = "SELECT keeper, promoted, rescued FROM rowlock.keep_v1($1)";
+    pub(crate) const SQL: &str = "SELECT keeper, promoted, rescued FROM rowlock.maintain_v1($1)";
 
     pub(crate) fn read(row: &Row) -> Result<Kept, Error> {
         Ok(Kept { keeper: row.try_get(0)?, promoted: row.try_get(1)?, rescued: row.try_get(2)? })

@@ -22,7 +22,7 @@ impl Session {
             (&errors, Type::TEXT_ARRAY),
         ];
         let client = self.pool.get().await?;
-        let rows = client.query_typed("SELECT refused FROM rowlock.release_v2($1, $2, $3, $4, $5)", &args).await?;
+        let rows = client.query_typed("SELECT refused FROM rowlock.release_v1($1, $2, $3, $4, $5)", &args).await?;
         rows.iter().map(|r| Ok(r.try_get(0)?)).collect()
     }
 }

@@ -145,17 +145,17 @@ async fn every_write_of_a_reign_that_is_over_is_refused_and_changes_nothing() {
     assert_eq!((lead("a").await, lead("a").await, lead("b").await), (Some(1), Some(1), None));
     db.run("UPDATE rowlock.leader SET held_until = clock_timestamp()").await;
     assert_eq!(lead("b").await, Some(2));
-    let changes = "(SELECT count(*) FROM rowlock.sleeper) + (SELECT count(*) FROM rowlock.decision) + (SELECT count(*) FROM rowlock.total_scaler) + (SELECT count(*) FROM rowlock.jobs)
+    let changes = "(SELECT count(*) FROM rowlock.subscription) + (SELECT count(*) FROM rowlock.decision) + (SELECT count(*) FROM rowlock.total_scaler) + (SELECT count(*) FROM rowlock.jobs)
          + (SELECT count(*) FROM rowlock.worker WHERE draining OR lease_until < clock_timestamp()) + (SELECT count(next_at) FROM rowlock.schedule)";
     for call in [
-        "watch_v1(1, '{default}')".to_owned(),
-        r#"record_v1(1, '[{"at": "now", "deployment": "d", "current": 0, "wanted": 0, "reason": "enough", "inputs": {}}]')"#.to_owned(),
+        "subscribe_queues_v1(1, '{default}')".to_owned(),
+        r#"record_decisions_v1(1, '[{"at": "now", "deployment": "d", "current": 0, "wanted": 0, "reason": "enough", "inputs": {}}]')"#.to_owned(),
         "scaler_error_v1(1, 'd', 'grow')".to_owned(),
         format!("drain_v1(1, '{{{worker}}}')"),
-        format!("drained_v1(1, '{{{worker}}}')"),
-        "lost_v1(1, '{host}')".to_owned(),
-        "plan_v1(1, 's', (SELECT updated_at FROM rowlock.schedule), now())".to_owned(),
-        "tick_v1(1, 's', (SELECT updated_at FROM rowlock.schedule), now(), '{}', now() + interval '1 s')".to_owned(),
+        format!("confirm_drained_v1(1, '{{{worker}}}')"),
+        "end_replicas_v1(1, '{host}')".to_owned(),
+        "plan_schedule_v1(1, 's', (SELECT updated_at FROM rowlock.schedule), now())".to_owned(),
+        "fire_schedule_v1(1, 's', (SELECT updated_at FROM rowlock.schedule), now(), '{}', now() + interval '1 s')".to_owned(),
     ] {
         let (code, message) = db.refusal(&format!("SELECT rowlock.{call}")).await;
         assert_eq!((code.as_str(), message.as_str()), ("RL030", "epoch: the reign 1 is over, nothing was changed"), "{call}");
@@ -163,7 +163,7 @@ async fn every_write_of_a_reign_that_is_over_is_refused_and_changes_nothing() {
     }
     // One whose lease ended, with nobody after it, is over too: it does not know that nobody was there.
     db.run("UPDATE rowlock.leader SET held_until = clock_timestamp()").await;
-    assert_eq!(db.refusal("SELECT rowlock.watch_v1(2, '{default}')").await.0, "RL030");
+    assert_eq!(db.refusal("SELECT rowlock.subscribe_queues_v1(2, '{default}')").await.0, "RL030");
     assert_eq!(lead("b").await, Some(3));
-    db.run("SELECT rowlock.watch_v1(3, '{default}')").await;
+    db.run("SELECT rowlock.subscribe_queues_v1(3, '{default}')").await;
 }

@@ -94,7 +94,7 @@ async fn five_thousand_jobs_at_once_bring_workers_at_once_and_then_they_go() {
     let mut slowest = Duration::ZERO;
     for round in 0..rounds(2) {
         eventually("it is at rest and wants a NOTIFY", || async {
-            is_at_rest(&db).await && db.one::<bool>("SELECT count(*) > 0 FROM rowlock.sleeper", &[]).await
+            is_at_rest(&db).await && db.one::<bool>("SELECT count(*) > 0 FROM rowlock.subscription", &[]).await
         })
         .await;
         let jobs: Vec<NewJob> = (0..5000).map(|n| NewJob::new("t", json!({"n": n}))).collect();

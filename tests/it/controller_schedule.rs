@@ -24,7 +24,7 @@ async fn of_two_calls_for_one_tick_one_enqueues() {
     let epoch = lead(&db).await;
     db.run("UPDATE rowlock.schedule SET next_at = date_trunc('second', clock_timestamp()) - interval '3 s'").await;
     let call = format!(
-        "SELECT rowlock.tick_v1({epoch}, name, updated_at, next_at, ARRAY[next_at, next_at + interval '1 s'], next_at + interval '1 hour') FROM rowlock.schedule"
+        "SELECT rowlock.fire_schedule_v1({epoch}, name, updated_at, next_at, ARRAY[next_at, next_at + interval '1 s'], next_at + interval '1 hour') FROM rowlock.schedule"
     );
     // All know of the same tick, also those that come when it is over.
     let known = db.client.query_one("SELECT name, updated_at, next_at FROM rowlock.schedule", &[]).await.unwrap();
@@ -70,7 +70,7 @@ async fn a_tick_whose_job_is_refused_moves_nothing() {
     let epoch = lead(&db).await;
     db.run("UPDATE rowlock.schedule SET next_at = clock_timestamp() - interval '1 s', type = ''").await;
     let call = format!(
-        "SELECT rowlock.tick_v1({epoch}, name, updated_at, next_at, ARRAY[next_at], next_at + interval '1 hour') FROM rowlock.schedule"
+        "SELECT rowlock.fire_schedule_v1({epoch}, name, updated_at, next_at, ARRAY[next_at], next_at + interval '1 hour') FROM rowlock.schedule"
     );
     assert_eq!(db.refusal(&call).await.0, "RL001");
     assert!(db.one::<bool>("SELECT last_at IS NULL AND next_at < clock_timestamp() FROM rowlock.schedule", &[]).await);
@@ -132,7 +132,7 @@ async fn a_removed_schedule_ticks_no_more_not_even_under_its_old_name() {
     let epoch = lead(&db).await;
     let tick = |seen: &str| {
         format!(
-            "SELECT count(*) FROM rowlock.tick_v1({epoch}, 's', {seen}, '2026-01-01', ARRAY['2026-01-01'::timestamptz], '2026-01-02')"
+            "SELECT count(*) FROM rowlock.fire_schedule_v1({epoch}, 's', {seen}, '2026-01-01', ARRAY['2026-01-01'::timestamptz], '2026-01-02')"
         )
     };
     let due = "UPDATE rowlock.schedule SET next_at = '2026-01-01'";
@@ -159,7 +159,7 @@ async fn a_removal_waits_for_a_tick_under_way() {
     db.run("UPDATE rowlock.schedule SET next_at = '2026-01-01'").await;
     let ticking = connect(&db.url).await;
     ticking
-        .batch_execute(&format!("BEGIN; SELECT rowlock.tick_v1({epoch}, name, updated_at, next_at, ARRAY[next_at], '2026-01-02') FROM rowlock.schedule"))
+        .batch_execute(&format!("BEGIN; SELECT rowlock.fire_schedule_v1({epoch}, name, updated_at, next_at, ARRAY[next_at], '2026-01-02') FROM rowlock.schedule"))
         .await
         .unwrap();
     let removing = connect(&db.url).await;
@@ -209,8 +209,8 @@ async fn a_controller_ticks_on_time_catches_up_as_told_and_says_what_is_wrong() 
         )
         .await;
     assert!(late < 0.5, "a tick came {late} s late");
-    let fault: String = db.one("SELECT fault FROM rowlock.schedules WHERE name = 'never'", &[]).await;
-    assert!(fault.starts_with("cron: no day fits"), "{fault}");
+    let error: String = db.one("SELECT last_error FROM rowlock.schedules WHERE name = 'never'", &[]).await;
+    assert!(error.starts_with("cron: no day fits"), "{error}");
     end.cancel();
     tokio::time::timeout(Duration::from_secs(10), run).await.expect("the controller ends").unwrap().unwrap();
     assert!(db.one::<bool>("SELECT held_until < clock_timestamp() FROM rowlock.leader", &[]).await, "it resigned");

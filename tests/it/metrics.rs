@@ -19,7 +19,7 @@ pub async fn scraped(db: &Db) -> BTreeMap<String, f64> {
 /// A leader decides something, and cannot do it.
 pub async fn decided(db: &Db) {
     db.run(
-        "SELECT rowlock.record_v1(l.epoch, '[{\"at\": \"2026-01-01\", \"deployment\": \"mail\", \"current\": 1, \"wanted\": 2,
+        "SELECT rowlock.record_decisions_v1(l.epoch, '[{\"at\": \"2026-01-01\", \"deployment\": \"mail\", \"current\": 1, \"wanted\": 2,
                                              \"reason\": \"pickup\", \"inputs\": {}}]'), rowlock.scaler_error_v1(l.epoch, 'mail', 'grow')
            FROM rowlock.lead_v1('00000000-0000-0000-0000-000000000007', 'c', 600) l",
     )

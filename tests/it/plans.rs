@@ -49,7 +49,7 @@ async fn a_million_waiting_jobs_cost_a_call_no_more_than_a_thousand() {
             ("demand", "SELECT * FROM rowlock.demand()".to_owned()),
             ("observe", "SELECT rowlock.observe_v1('{default}')".to_owned()),
             ("list", "SELECT * FROM rowlock.list_jobs('pending')".to_owned()),
-            ("keep", format!("SELECT * FROM rowlock.keep_v1('{worker}')")),
+            ("keep", format!("SELECT * FROM rowlock.maintain_v1('{worker}')")),
         ];
         let mut counts = Vec::new();
         for (name, sql) in calls {
@@ -128,5 +128,43 @@ async fn under_an_old_transaction_a_scrape_with_hints_does_not_walk_what_is_gone
     let age = "SELECT value > 0 FROM rowlock.metrics_v1";
     for args in ["()".to_owned(), format!("(ARRAY{q:?}, ARRAY{r:?}::int2[], ARRAY{a:?}::int8[])")] {
         assert!(db.one::<bool>(&format!("{age}{args} WHERE what = 'queue_oldest_age'"), &[]).await);
+    }
+}
+
+/// A job's row is made by a function a place, and the planner has to see through it.
+#[tokio::test]
+async fn the_functions_of_a_job_s_row_are_a_part_of_the_query_and_indexes_are_used() {
+    let db = database().await;
+    fill(&db, 20_000).await;
+    let plan =
+        async |sql: &str| db.one::<Value>(&format!("EXPLAIN (VERBOSE, FORMAT JSON) {sql}"), &[]).await.to_string();
+    let pending = plan("SELECT * FROM rowlock.jobs WHERE status = 'pending' LIMIT 5").await;
+    assert!(pending.contains("\"ready\"") && !pending.contains("history") && !pending.contains("lease"), "{pending}");
+    let by_place = "SELECT j.* FROM rowlock.ready r CROSS JOIN LATERAL rowlock.ready_job(r, 'q') j
+                     WHERE r.queue = 1 AND r.rank = -6 AND r.pos = 5";
+    let by_place = plan(by_place).await;
+    assert!(by_place.contains("ready_pkey"), "{by_place}");
+    let by_id = "SELECT j.* FROM rowlock.history h CROSS JOIN LATERAL rowlock.ended_job(h, 'q') j
+                  WHERE h.id = '00000000-0000-7000-8000-000000000000'";
+    let by_id = plan(by_id).await;
+    assert!(by_id.contains("history_0_id_idx"), "{by_id}");
+    for plan in [pending, by_place, by_id, plan("SELECT * FROM rowlock.jobs").await] {
+        assert!(!plan.contains("_job("), "{plan}");
+    }
+}
+
+/// Called IMMUTABLE, a function that is not would be planned anew in every call instead of becoming a part of it.
+#[tokio::test]
+async fn small_functions_are_a_part_of_the_query() {
+    let db = database().await;
+    let sql = "EXPLAIN (VERBOSE, FORMAT JSON)
+               SELECT rowlock.history_slot(t.at, t.keep), rowlock.bucket(t.seconds), rowlock.make_id(t.n, t.queue, t.rank, t.n),
+                      rowlock.name_problem(t.name), rowlock.job_problem('{}', t.queue, t.queue, t.at, t.name, t.at)
+                 FROM (SELECT now() AS at, interval '1 day' AS keep, 1.0::float8 AS seconds, 1::int8 AS n, 1 AS queue, 1::int2 AS rank,
+                              'a'::text AS name OFFSET 0) t";
+    let plan = db.one::<Value>(sql, &[]).await.to_string();
+    for name in ["history_slot(", "bucket(", "make_id(", "name_problem(", "job_problem("] {
+        let called = plan.match_indices(name).any(|(at, _)| !plan[..at].ends_with("width_"));
+        assert!(!called, "{name} {plan}");
     }
 }

@@ -6,7 +6,7 @@ const ROLES: [&str; 4] = ["rowlock_enqueuer", "rowlock_worker", "rowlock_reader"
 const ENQUEUE: [&str; 3] = ["enqueue", "enqueue_many", STATUS];
 /// For whoever knows a job's id.
 const STATUS: &str = "job_status";
-const WORK: [&str; 17] = [
+const WORK: [&str; 16] = [
     STATUS,
     "register_worker_v1",
     "extend_v1",
@@ -16,17 +16,18 @@ const WORK: [&str; 17] = [
     "fail_v1",
     "release_v1",
     "progress_v1",
-    "sleep_v1",
-    "wake_v1",
+    "subscribe_v1",
+    "unsubscribe_v1",
     "stop_worker_v1",
     "job_types_v1",
-    "release_v2",
-    "living_jobs_v1",
-    "keep_v1",
+    "active_jobs_v1",
+    "maintain_v1",
     METRICS,
 ];
 /// For whoever scrapes over a connection of their own, too.
 const METRICS: &str = "metrics_v1";
+/// View jobs is made of these: in a view a function acts as the view's reader. They read no table.
+const ROWS: [&str; 4] = ["ready_job", "scheduled_job", "running_job", "ended_job"];
 const STEER: [&str; 29] = [
     "cancel",
     "retry",
@@ -41,19 +42,19 @@ const STEER: [&str; 29] = [
     "lead_v1",
     "resign_v1",
     "observe_v1",
-    "watch_v1",
-    "record_v1",
+    "subscribe_queues_v1",
+    "record_decisions_v1",
     "drain_v1",
-    "drained_v1",
-    "lost_v1",
+    "confirm_drained_v1",
+    "end_replicas_v1",
     "put_schedule",
     "enable_schedule",
     "disable_schedule",
     "remove_schedule",
     "run_schedule",
     "due_schedules_v1",
-    "plan_v1",
-    "tick_v1",
+    "plan_schedule_v1",
+    "fire_schedule_v1",
     "scaler_error_v1",
     "sync_catalog_v1",
     "catalog_sources_v1",
@@ -77,8 +78,8 @@ async fn each_role_may_call_its_functions_and_no_other() {
             let may = match role {
                 "rowlock_enqueuer" => ENQUEUE.contains(&name),
                 "rowlock_worker" => WORK.contains(&name),
-                "rowlock_reader" => name == METRICS,
-                _ => ENQUEUE.contains(&name) || WORK.contains(&name) || STEER.contains(&name),
+                "rowlock_reader" => name == METRICS || ROWS.contains(&name),
+                _ => [&ENQUEUE[..], &WORK, &STEER, &ROWS].concat().contains(&name),
             };
             let has: bool = db
                 .one("SELECT has_function_privilege($1::text::name, $2::text, 'EXECUTE')", &[&role, &signature])
@@ -174,7 +175,7 @@ async fn calls_beyond_a_role_are_refused_and_those_within_work() {
     let cancel = format!("SELECT rowlock.cancel('{id}')");
     let get = format!("SELECT * FROM rowlock.get_job('{id}')");
     let register = "SELECT rowlock.register_worker_v1('w', 'i', '{default}', 1)";
-    let keep = "SELECT * FROM rowlock.keep_v1(gen_random_uuid())";
+    let keep = "SELECT * FROM rowlock.maintain_v1(gen_random_uuid())";
     let summary = "SELECT id, status, tags FROM rowlock.jobs";
     let types = "SELECT * FROM rowlock.job_types_v1()";
     let sets: [(&str, &[&str], &[&str]); 4] = [
@@ -310,8 +311,8 @@ async fn a_callers_own_objects_shadow_nothing() {
              CREATE FUNCTION mallory.now() RETURNS timestamptz LANGUAGE sql AS $$ SELECT '1999-01-01'::timestamptz FROM mallory.trap() $$;
              CREATE FUNCTION mallory.octet_length(text) RETURNS int LANGUAGE sql AS $$ SELECT 1 FROM mallory.trap() $$;
              CREATE FUNCTION mallory.isfinite(timestamptz) RETURNS boolean LANGUAGE sql AS $$ SELECT true FROM mallory.trap() $$;
-             CREATE FUNCTION mallory.name_fault(text) RETURNS text LANGUAGE sql AS $$ SELECT NULL::text $$;
-             CREATE FUNCTION mallory.job_fault(jsonb, int, int, timestamptz, text, timestamptz) RETURNS text LANGUAGE sql AS $$ SELECT NULL::text $$;
+             CREATE FUNCTION mallory.name_problem(text) RETURNS text LANGUAGE sql AS $$ SELECT NULL::text $$;
+             CREATE FUNCTION mallory.job_problem(jsonb, int, int, timestamptz, text, timestamptz) RETURNS text LANGUAGE sql AS $$ SELECT NULL::text $$;
              CREATE FUNCTION mallory.make_id(timestamptz, int, smallint, bigint) RETURNS uuid LANGUAGE sql AS $$ SELECT NULL::uuid $$;
              CREATE FUNCTION mallory.int8_eq(bigint, bigint) RETURNS boolean LANGUAGE sql AS $$ SELECT true FROM mallory.trap() $$;
              CREATE OPERATOR mallory.~ (RIGHTARG = int, FUNCTION = pg_catalog.int4um);
@@ -326,15 +327,15 @@ async fn a_callers_own_objects_shadow_nothing() {
         "SELECT rowlock.list_jobs()",
         "SELECT rowlock.demand()",
         "SELECT rowlock.lead_v1('00000000-0000-0000-0000-000000000002', 'c')",
-        "SELECT rowlock.watch_v1(1, '{default}')",
+        "SELECT rowlock.subscribe_queues_v1(1, '{default}')",
         "SELECT rowlock.observe_v1('{default}')",
         "SELECT rowlock.put_schedule('{\"name\": \"s\", \"type\": \"t\", \"every\": \"1 hour\"}')",
         "SELECT rowlock.drain_v1(1, '{00000000-0000-0000-0000-000000000001}')",
-        "SELECT rowlock.lost_v1(1, '{nobody}')",
+        "SELECT rowlock.end_replicas_v1(1, '{nobody}')",
         "SELECT * FROM rowlock.jobs",
         "SELECT * FROM rowlock.queues",
         "SELECT rowlock.pause_queue('default')",
-        "SELECT rowlock.keep_v1('00000000-0000-0000-0000-000000000001')",
+        "SELECT rowlock.maintain_v1('00000000-0000-0000-0000-000000000001')",
     ] {
         if let Err(e) = mallory.batch_execute(sql).await {
             panic!("{sql}: {e:?}");

@@ -169,7 +169,7 @@ impl Db {
     /// How many were refused.
     pub async fn release(&self, worker: Uuid, job: &Claimed, delay: Option<f64>, retried: bool) -> i64 {
         self.one(
-            "SELECT count(*) FROM rowlock.release_v1($1, ARRAY[$2::int8], ARRAY[$3::uuid], $4, $5)",
+            "SELECT count(*) FROM rowlock.release_v1($1, ARRAY[$2::int8], ARRAY[$3::uuid], ARRAY[$4::float8], retried => $5)",
             &[&worker, &job.lease, &job.id, &delay, &retried],
         )
         .await
@@ -184,7 +184,7 @@ impl Db {
         self.run("UPDATE rowlock.keeper SET held_until = '-infinity'").await;
         let row = self
             .client
-            .query_one("SELECT promoted, rescued FROM rowlock.keep_v1(gen_random_uuid())", &[])
+            .query_one("SELECT promoted, rescued FROM rowlock.maintain_v1(gen_random_uuid())", &[])
             .await
             .unwrap();
         (row.get(0), row.get(1))

@@ -81,7 +81,7 @@ async fn refused(db: &mut Db) -> String {
 async fn of_an_earlier_release_s_functions_only_those_that_differ_are_replaced() {
     let mut db = database().await;
     db.run(
-        "CREATE OR REPLACE FUNCTION rowlock.wake_v1(worker uuid) RETURNS void LANGUAGE sql AS 'SELECT';
+        "CREATE OR REPLACE FUNCTION rowlock.unsubscribe_v1(worker uuid) RETURNS void LANGUAGE sql AS 'SELECT';
          UPDATE rowlock.schema_text SET checksum = 'x', release = '{0, 0, 1}' WHERE file = '40_worker';
          INSERT INTO rowlock.schema_text VALUES ('41_gone', 'x', '{0, 0, 1}')",
     )

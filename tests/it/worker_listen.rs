@@ -14,7 +14,7 @@ use crate::{
 
 /// Whether a worker sleeps until it is woken, which it does only while it hears itself.
 async fn listens(db: &Db) -> bool {
-    db.one::<i64>("SELECT count(*) FROM rowlock.sleeper", &[]).await == 1
+    db.one::<i64>("SELECT count(*) FROM rowlock.subscription", &[]).await == 1
 }
 
 async fn takes(q: &JobQueue, id: Uuid) -> Duration {

@@ -32,7 +32,7 @@ async fn bursts_by_sql_bring_workers_at_once_and_then_they_go() {
     let (mut rises, mut jobs, most) = (Vec::new(), 0i64, AtomicI32::new(0));
     for burst in 0..10 {
         eventually("it is at rest and wants a NOTIFY", || async {
-            size() == 0 && lab.one::<bool>("SELECT count(*) > 0 FROM rowlock.sleeper", &[]).await
+            size() == 0 && lab.one::<bool>("SELECT count(*) > 0 FROM rowlock.subscription", &[]).await
         })
         .await;
         let n: i32 = if burst == 0 { 2000 } else { 300 };

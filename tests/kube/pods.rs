@@ -211,7 +211,7 @@ async fn a_pod_whose_job_was_cancelled_meanwhile_is_removed() {
     first.kill();
     // Rescued by hand and cancelled before anybody has it.
     within("it was rescued", PATIENCE, async || {
-        lab.sql.query("SELECT rowlock.keep_v1(gen_random_uuid())", &[]).await.unwrap();
+        lab.sql.query("SELECT rowlock.maintain_v1(gen_random_uuid())", &[]).await.unwrap();
         job(&lab, id).await.status == rowlock::Status::Pending
     })
     .await;

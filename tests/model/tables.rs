@@ -8,7 +8,7 @@ pub const TABLES: [&str; 14] = [
     "worker",
     "lease",
     "cancel_request",
-    "sleeper",
+    "subscription",
     "history",
     "tally",
     "total",

@@ -138,9 +138,10 @@ impl World {
             Call::Fail { worker, grants, retryable } => self.fail(*worker, grants, retryable).await?,
             Call::Release { worker, grants, delay, retried } => {
                 let (leases, ids) = self.split(grants);
-                let sql = "SELECT refused FROM rowlock.release_v1($1, $2, $3, $4, $5)";
+                let delays = delay.map(|d| vec![seconds(d); ids.len()]);
+                let sql = "SELECT refused FROM rowlock.release_v1($1, $2, $3, $4, NULL, $5)";
                 let id = self.workers[*worker];
-                let rows = self.rows(sql, &[&id, &leases, &ids, &delay.map(seconds), retried]).await?;
+                let rows = self.rows(sql, &[&id, &leases, &ids, &delays, retried]).await?;
                 Answer::Refused(self.numbers(rows.iter().map(|r| r.get(0))))
             }
             Call::Progress { worker, grant, done } => {
@@ -170,7 +171,7 @@ impl World {
             }
             Call::Keep => {
                 let keeper = self.keeper;
-                let row = &self.rows("SELECT promoted, rescued FROM rowlock.keep_v1($1)", &[&keeper]).await?[0];
+                let row = &self.rows("SELECT promoted, rescued FROM rowlock.maintain_v1($1)", &[&keeper]).await?[0];
                 Answer::Kept { promoted: count(row, 0), rescued: count(row, 1) }
             }
         })

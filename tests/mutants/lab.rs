@@ -88,7 +88,7 @@ impl Lab {
     pub async fn keep(&self) -> Outcome {
         self.ask(
             "UPDATE rowlock.keeper SET held_until = '-infinity', swept_at = '-infinity';
-             SELECT FROM rowlock.keep_v1(gen_random_uuid())",
+             SELECT FROM rowlock.maintain_v1(gen_random_uuid())",
         )
         .await
         .map(drop)

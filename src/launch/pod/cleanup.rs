@@ -86,7 +86,7 @@ impl Pods {
 /// Of these jobs, those that run or are due.
 async fn active_jobs(queue: &JobQueue, ids: &[Uuid]) -> Result<Vec<Uuid>, Error> {
     let client = queue.pool().get().await?;
-    let sql = "SELECT id FROM rowlock.living_jobs_v1($1)";
+    let sql = "SELECT id FROM rowlock.active_jobs_v1($1)";
     let rows = client.query_typed(sql, &[(&ids, Type::UUID_ARRAY)]).await?;
     rows.iter().map(|r| Ok(r.try_get(0)?)).collect()
 }

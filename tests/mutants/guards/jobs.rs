@@ -53,7 +53,7 @@ pub const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "release consumes an attempt",
-        Function("hand_back"),
+        Function("release_v1"),
         "CASE WHEN retried THEN 'requested' END",
         "'requested'",
         "a_release_consumes_no_attempt",

@@ -24,7 +24,7 @@ pub const MUTANTS: &[Mutant] = &[
     ),
     mutant(
         "release without the deadline",
-        Function("hand_back"),
+        Function("release_v1"),
         " AND w.lease_until > clock_timestamp()",
         "",
         "past_its_lease_a_worker_releases_nothing",
