@@ -1,113 +1,162 @@
-//! From a connection URL to a pool: libpq's `sslmode` and `sslrootcert`, keepalives. Its room: `tls`, by rustls.
+//! From a connection string to connections, as libpq understands it. Its rooms, in the order in which a string goes
+//! through them:
+//!
+//! - `text`, `dialect`: the grammar; what ORMs write. `settings`, `files`: libpq's options from the string, a service
+//!   and the environment; the service file and the password file.
+//! - `plan`, `protection`: which servers, as whom, with how much TLS. `tls`: the same by rustls.
+//! - `dial`: a connection.
 
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod cases;
+mod dial;
+mod dialect;
+mod files;
+mod plan;
+mod protection;
+mod settings;
+mod text;
 mod tls;
 
-use std::{str::FromStr, time::Duration};
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    pin::Pin,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
-use tokio_postgres::config::SslMode;
+use tokio::task::JoinHandle;
+use tokio_postgres::{Client, Socket, tls::MakeTlsConnect};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
-use self::tls::Check;
+use self::{
+    plan::{Place, Plan},
+    settings::Surroundings,
+};
 use crate::Error;
 
-/// Where the database is and how to speak to it, parsed once.
+/// A connection that its owner polls.
+pub type Connection = tokio_postgres::Connection<Socket, <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream>;
+
+/// Where the database is and how to speak to it, understood once. What comes from files is read anew when it matters:
+/// the password file and the file of a connection string for each connection, certificates after they were refused.
 #[derive(Clone)]
 pub struct Target {
-    config: tokio_postgres::Config,
+    source: Source,
+    /// The address by which the server is reached instead of its own.
+    by: Option<SocketAddr>,
+    current: Arc<Mutex<Arc<Ready>>>,
+}
+
+#[derive(Clone)]
+enum Source {
+    Text(String),
+    File(PathBuf),
+}
+
+/// A connection string with what it needs to connect.
+struct Ready {
+    text: String,
+    plan: Plan,
     tls: MakeRustlsConnect,
+    /// Something in it was refused: the files behind it may have changed.
+    is_stale: AtomicBool,
+}
+
+impl Ready {
+    fn read(text: String, by: Option<SocketAddr>) -> Result<Ready, Error> {
+        let mut plan = Plan::read(&text, &Surroundings::of_this_process())?;
+        if let Some(address) = by {
+            plan.redirect(address);
+        }
+        let tls = MakeRustlsConnect::new(tls::client_config(&plan.tls, plan.direct)?);
+        Ok(Ready { text, plan, tls, is_stale: AtomicBool::new(false) })
+    }
 }
 
 impl Target {
-    /// Reads a `postgres://` URL or a `key=value` string. `sslmode` may be any of libpq's up to
-    /// `verify-full`; `sslrootcert` is a PEM file, or `system` (the default when verifying).
+    /// Reads a connection string, which means what it means to libpq: a `postgresql://` URI or `key=value` words,
+    /// sockets, several hosts, `PG*` variables, a service, a password file. What drivers and ORMs add is understood
+    /// (`postgresql+asyncpg:`, `jdbc:postgresql:`, `pgbouncer=true`), or refused by name.
     ///
     /// # Errors
-    /// [`Error::Config`], which says what is wrong but never repeats the URL: it holds a password.
+    /// [`Error::Config`], which names the part that is wrong but never repeats the string: it holds a password.
     ///
     /// ```
     /// let target = rowlock::Target::parse("postgres://app@localhost/app?sslmode=prefer").unwrap();
     /// assert!(rowlock::Target::parse("postgres://localhost/app?sslmode=perhaps").is_err());
     /// ```
-    pub fn parse(url: &str) -> Result<Target, Error> {
-        let (rest, mode, root) = take_ssl_options(url);
-        let (ssl_mode, check) = match mode.as_deref() {
-            None | Some("prefer" | "allow") => (SslMode::Prefer, Check::Nothing),
-            Some("disable") => (SslMode::Disable, Check::Nothing),
-            Some("require") if root.is_some() => (SslMode::Require, Check::Chain), // as libpq does
-            Some("require") => (SslMode::Require, Check::Nothing),
-            Some("verify-ca") => (SslMode::Require, Check::Chain),
-            Some("verify-full") => (SslMode::Require, Check::ChainAndName),
-            Some(other) => {
-                return Err(Error::Config(format!(
-                    "sslmode: expected disable, allow, prefer, require, verify-ca or verify-full, got {other}"
-                )));
-            }
-        };
-        let mut config = tokio_postgres::Config::from_str(&rest)
-            .map_err(|e| Error::Config(format!("the database URL cannot be read: {}", source_text(&e))))?;
-        config.ssl_mode(ssl_mode);
-        tune(&mut config);
-        Ok(Target { config, tls: MakeRustlsConnect::new(tls::client_config(check, root.as_deref())?) })
+    pub fn parse(text: &str) -> Result<Target, Error> {
+        Target::new(Source::Text(text.to_owned()), None)
+    }
+
+    /// Reads a connection string from a file, such as a mounted Secret. The file is read again for each connection, so
+    /// that a changed password needs no restart.
+    ///
+    /// # Errors
+    /// [`Error::Config`] if the file cannot be read, or as [`Target::parse`].
+    ///
+    /// ```
+    /// let missing = rowlock::Target::from_file("/no/such/file").err().unwrap();
+    /// assert!(missing.to_string().contains("/no/such/file"));
+    /// ```
+    pub fn from_file(file: impl AsRef<Path>) -> Result<Target, Error> {
+        Target::new(Source::File(file.as_ref().to_owned()), None)
+    }
+
+    fn new(source: Source, by: Option<SocketAddr>) -> Result<Target, Error> {
+        let ready = Ready::read(source.text()?, by)?;
+        Ok(Target { source, by, current: Arc::new(Mutex::new(Arc::new(ready))) })
     }
 
     /// The host that the string names first, and its port; none for a socket's directory.
     ///
     /// ```
     /// let target = rowlock::Target::parse("postgres://app@db.example/app").unwrap();
-    /// assert_eq!(target.host(), Some(("db.example", 5432)));
+    /// assert_eq!(target.host(), Some(("db.example".to_owned(), 5432)));
     /// ```
-    pub fn host(&self) -> Option<(&str, u16)> {
-        let port = self.config.get_ports().first().copied().unwrap_or(5432);
-        match self.config.get_hosts().first()? {
-            tokio_postgres::config::Host::Tcp(host) => Some((host, port)),
+    pub fn host(&self) -> Option<(String, u16)> {
+        match self.current().plan.servers.first()? {
+            plan::Server { place: Place::Tcp { name, .. }, port } => Some((name.clone(), *port)),
             _ => None,
         }
     }
 
     /// The same database, reached at another address. TLS verifies the same name as before.
     ///
+    /// # Errors
+    /// As [`Target::parse`]: what is in files is read anew.
+    ///
     /// ```
     /// let target = rowlock::Target::parse("postgres://app@db.example/app").unwrap();
-    /// let tunnel = target.by(([127, 0, 0, 1], 15432).into());
-    /// assert_eq!(tunnel.host(), Some(("db.example", 15432)));
+    /// let tunnel = target.by(([127, 0, 0, 1], 15432).into()).unwrap();
+    /// assert_eq!(tunnel.host(), Some(("db.example".to_owned(), 15432)));
     /// ```
-    pub fn by(mut self, address: std::net::SocketAddr) -> Target {
-        let host = self.host().map(|(host, _)| host.to_owned());
-        let mut config = tokio_postgres::Config::new();
-        config.host(host.unwrap_or_else(|| address.ip().to_string())).hostaddr(address.ip()).port(address.port());
-        if let Some(user) = self.config.get_user() {
-            config.user(user);
-        }
-        if let Some(password) = self.config.get_password() {
-            config.password(password);
-        }
-        if let Some(database) = self.config.get_dbname() {
-            config.dbname(database);
-        }
-        if let Some(options) = self.config.get_options() {
-            config.options(options);
-        }
-        config
-            .ssl_mode(self.config.get_ssl_mode())
-            .ssl_negotiation(self.config.get_ssl_negotiation())
-            .channel_binding(self.config.get_channel_binding());
-        tune(&mut config);
-        self.config = config;
-        self
+    pub fn by(&self, address: SocketAddr) -> Result<Target, Error> {
+        Target::new(self.source.clone(), Some(address))
     }
 
     pub(crate) fn pool(&self, size: usize) -> Result<Pool, Error> {
-        let manager = Manager::from_config(
-            self.config.clone(),
-            self.tls.clone(),
+        let manager = Manager::from_connect(
+            tokio_postgres::Config::new(),
+            Dialer(self.clone()),
             ManagerConfig { recycling_method: RecyclingMethod::Fast },
         );
-        let wait = Some(Duration::from_secs(15));
+        let wait = Duration::from_secs(15);
+        let plan = &self.current().plan;
+        // Each server in turn has its own time, and one more try where TLS may be left out.
+        let servers = u32::try_from(plan.servers.len()).unwrap_or(1);
+        let create = plan.connect_timeout.map(|timeout| wait.max(2 * servers * (timeout + Duration::from_secs(1))));
         Pool::builder(manager)
             .max_size(size)
-            .wait_timeout(wait)
-            .create_timeout(wait)
+            .wait_timeout(Some(wait))
+            .create_timeout(create)
             .runtime(Runtime::Tokio1)
             .build()
             .map_err(|e| Error::Pool(e.to_string()))
@@ -116,7 +165,7 @@ impl Target {
     /// One connection of its own, for LISTEN: a pooled one belongs to nobody. The caller polls it.
     ///
     /// # Errors
-    /// [`Error::Database`] if nobody answers, [`Error::Tls`] if the server is not believed.
+    /// [`Error::Database`] or [`Error::Pool`] if nobody answers, [`Error::Tls`] if the server is not believed.
     ///
     /// ```no_run
     /// # async fn f(queue: rowlock::JobQueue) -> Result<(), rowlock::Error> {
@@ -125,62 +174,82 @@ impl Target {
     /// client.batch_execute("LISTEN rowlock").await?;
     /// # Ok(()) }
     /// ```
-    pub async fn listen_connection(&self) -> Result<(tokio_postgres::Client, Connection), Error> {
-        Ok(self.config.connect(self.tls.clone()).await?)
-    }
-}
-
-/// A connection that its owner polls.
-pub type Connection = tokio_postgres::Connection<
-    tokio_postgres::Socket,
-    <MakeRustlsConnect as tokio_postgres::tls::MakeTlsConnect<tokio_postgres::Socket>>::Stream,
->;
-
-/// What a URL need not say.
-fn tune(config: &mut tokio_postgres::Config) {
-    // The library's default is two hours: a cut connection would go unnoticed for as long.
-    config
-        .keepalives_idle(Duration::from_secs(10))
-        .keepalives_interval(Duration::from_secs(5))
-        .keepalives_retries(3)
-        // Keepalives do not watch a connection on which something is under way.
-        .tcp_user_timeout(Duration::from_secs(20));
-    if config.get_connect_timeout().is_none() {
-        config.connect_timeout(Duration::from_secs(10));
-    }
-    if config.get_application_name().is_none() {
-        config.application_name("rowlock");
-    }
-}
-
-/// The URL without `sslmode` and `sslrootcert`, and what they were.
-fn take_ssl_options(url: &str) -> (String, Option<String>, Option<String>) {
-    let (mut mode, mut root) = (None, None);
-    let mut keep = |pair: &str| match pair.split_once('=') {
-        Some(("sslmode", v)) => {
-            mode = Some(v.trim_matches('\'').to_owned());
-            false
-        }
-        Some(("sslrootcert", v)) => {
-            root = Some(v.trim_matches('\'').replace("%2F", "/").replace("%2f", "/"));
-            false
-        }
-        _ => true,
-    };
-    let rest = if url.contains("://") {
-        match url.split_once('?') {
-            Some((base, query)) => {
-                let kept: Vec<&str> = query.split('&').filter(|p| keep(p)).collect();
-                if kept.is_empty() { base.to_owned() } else { format!("{base}?{}", kept.join("&")) }
+    pub async fn listen_connection(&self) -> Result<(Client, Connection), Error> {
+        let ready = self.refreshed();
+        let answer = dial::dial(&ready.plan, &ready.tls).await;
+        answer.map_err(|error| {
+            let login = error.code().is_some_and(|code| code.starts_with("28"));
+            if login || matches!(error, Error::Tls(_)) {
+                ready.is_stale.store(true, Ordering::Relaxed);
             }
-            None => url.to_owned(),
+            match (&self.source, error) {
+                // All of it came from that file, the password too.
+                (Source::File(file), Error::Database(e)) => match e.as_db_error() {
+                    Some(db) if login => Error::login(db, file),
+                    _ => Error::Database(e),
+                },
+                (_, error) => error,
+            }
+        })
+    }
+
+    fn current(&self) -> Arc<Ready> {
+        self.current.lock().expect("no code panics while it holds this lock").clone()
+    }
+
+    /// What to connect with now. A file that cannot be read or understood at this moment may be being written: then
+    /// what was read last still holds.
+    fn refreshed(&self) -> Arc<Ready> {
+        let current = self.current();
+        let text = self.source.text();
+        let is_changed = text.as_ref().is_ok_and(|text| *text != current.text);
+        if !is_changed && !current.is_stale.load(Ordering::Relaxed) {
+            return current;
         }
-    } else {
-        url.split_whitespace().filter(|p| keep(p)).collect::<Vec<_>>().join(" ")
-    };
-    (rest, mode, root)
+        match text.and_then(|text| Ready::read(text, self.by)) {
+            Ok(ready) => {
+                let ready = Arc::new(ready);
+                *self.current.lock().expect("no code panics while it holds this lock") = ready.clone();
+                ready
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the connection string was not read again");
+                current
+            }
+        }
+    }
 }
 
-fn source_text(e: &dyn std::error::Error) -> String {
-    e.source().map_or_else(|| e.to_string(), ToString::to_string)
+impl Source {
+    fn text(&self) -> Result<String, Error> {
+        match self {
+            Source::Text(text) => Ok(text.clone()),
+            Source::File(file) => fs::read_to_string(file)
+                .map_err(|e| Error::Config(format!("the file of the connection string: {}: {e}", file.display()))),
+        }
+    }
+}
+
+/// How the pool connects.
+struct Dialer(Target);
+
+type Connecting<'a> =
+    Pin<Box<dyn Future<Output = Result<(Client, JoinHandle<()>), tokio_postgres::Error>> + Send + 'a>>;
+
+impl deadpool_postgres::Connect for Dialer {
+    fn connect(&self, _: &tokio_postgres::Config) -> Connecting<'_> {
+        Box::pin(async {
+            match self.0.listen_connection().await {
+                Ok((client, connection)) => {
+                    let task = async {
+                        if let Err(error) = connection.await {
+                            tracing::debug!(%error, "a connection ended");
+                        }
+                    };
+                    Ok((client, tokio::spawn(task)))
+                }
+                Err(error) => Err(error.carried().await),
+            }
+        })
+    }
 }

@@ -1,5 +1,8 @@
-//! What can go wrong, as a type to branch on. Its room: `tls`, why TLS failed.
+//! What can go wrong, as a type to branch on. Its rooms: `sqlstate`, who can mend it; `tls`, why TLS failed;
+//! `carried`, how an error passes through the pool.
 
+mod carried;
+mod sqlstate;
 mod tls;
 
 use tokio_postgres::error::SqlState;
@@ -44,6 +47,17 @@ pub enum Error {
     /// The server has no TLS, or its certificate is not believed.
     #[error("{0}")]
     Tls(String),
+    /// The server refused the password that a file holds. The file is read anew for each connection, so that what has
+    /// worked before can wait for a new password.
+    #[error("database: {message} (SQLSTATE {code}). The password came from {file}; correct it there")]
+    Login {
+        /// The SQLSTATE, of class 28.
+        code: String,
+        /// The server's sentence.
+        message: String,
+        /// Where the password came from.
+        file: String,
+    },
     /// Postgres said no, for a reason that is not the queue's.
     #[error("database: {}", describe(.0))]
     Database(#[source] tokio_postgres::Error),
@@ -71,6 +85,19 @@ pub enum Field {
     Other,
 }
 
+/// Who can mend an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MendedBy {
+    /// Nobody has to: the same call may succeed later, for the database was away or busy.
+    Time,
+    /// Whoever runs the database or wrote the connection string: a password, a right, a schema.
+    Operator,
+    /// The caller, by another value.
+    Caller,
+    /// Rowlock's authors: it is a bug.
+    Rowlock,
+}
+
 impl Error {
     /// The SQLSTATE behind the error, if it came from the database.
     ///
@@ -85,41 +112,84 @@ impl Error {
             Error::NotFound(_) => Some("RL011"),
             Error::WrongStatus(_) => Some("RL012"),
             Error::LeaseLost(_) => Some("RL020"),
+            Error::Login { code, .. } => Some(code),
             Error::Database(e) => e.code().map(SqlState::code),
             _ => None,
         }
     }
 
-    /// Whether the same call may succeed later without a change: the database was away or busy.
+    /// Who can mend it.
+    ///
+    /// ```
+    /// use rowlock::{Error, error::MendedBy};
+    /// assert_eq!(Error::Pool("timed out".into()).mended_by(), MendedBy::Time);
+    /// assert_eq!(Error::Config("port: expected a number".into()).mended_by(), MendedBy::Operator);
+    /// ```
+    pub fn mended_by(&self) -> MendedBy {
+        match self {
+            Error::Pool(_) => MendedBy::Time,
+            Error::Schema(_) | Error::Config(_) | Error::Tls(_) | Error::Login { .. } => MendedBy::Operator,
+            Error::Refused { .. } | Error::NotFound(_) | Error::WrongStatus(_) | Error::LeaseLost(_) => {
+                MendedBy::Caller
+            }
+            Error::Json { .. } => MendedBy::Caller,
+            Error::Database(e) => match e.as_db_error() {
+                Some(db) => sqlstate::of_answer(db.code().code(), db.message()),
+                None if carried::is_broken_connection(e) => MendedBy::Time,
+                None => MendedBy::Rowlock,
+            },
+        }
+    }
+
+    /// Whether the same call may succeed later without anybody's doing: the database was away or busy. Who starts waits
+    /// while this is so, and ends at once if not.
     ///
     /// ```
     /// assert!(rowlock::Error::Pool("timed out".into()).is_transient());
     /// ```
     pub fn is_transient(&self) -> bool {
-        match self {
-            Error::Pool(_) => true,
-            // No SQLSTATE: the connection broke. 08 connection, 53 resources, 57P shutdown, 40 retry.
-            Error::Database(e) => match e.code() {
-                None => true,
-                Some(c) => ["08", "53", "57P", "40"].iter().any(|p| c.code().starts_with(p)),
-            },
-            _ => false,
-        }
+        self.mended_by() == MendedBy::Time
     }
 
-    /// Whether somebody who has had a good connection tries again. To a start a certificate that is not believed is
-    /// final; to what runs it is a fault of the server's, which people mend.
+    /// Whether somebody who has had a good connection tries again. Beside what passes by itself that is what an
+    /// operator can mend meanwhile: a certificate, a password in a file, a right, a database that is restored. Not a
+    /// password in the connection string: this process never sees a new one, its next start does.
     ///
     /// ```
     /// assert!(rowlock::Error::Tls("the certificate has expired".into()).may_pass());
     /// ```
     pub fn may_pass(&self) -> bool {
-        self.is_transient() || matches!(self, Error::Tls(_))
+        const RESTORED: [&str; 7] = ["3D000", "3F000", "42501", "42703", "42883", "42P01", "57P04"];
+        match self {
+            Error::Tls(_) | Error::Login { .. } | Error::Schema(_) => true,
+            Error::Database(_) if self.code().is_some_and(|code| RESTORED.contains(&code)) => true,
+            _ => self.is_transient(),
+        }
+    }
+
+    /// Whether the connection that answered this should be dropped, so that the next one looks for the primary anew: its
+    /// server only reads.
+    ///
+    /// ```
+    /// assert!(!rowlock::Error::Pool("timed out".into()).wants_new_connection());
+    /// ```
+    pub fn wants_new_connection(&self) -> bool {
+        self.code() == Some("25006")
+    }
+
+    /// A login that was refused with a password out of a file.
+    pub(crate) fn login(e: &tokio_postgres::error::DbError, file: &std::path::Path) -> Error {
+        let (code, message) = (e.code().code().to_owned(), e.message().to_owned());
+        Error::Login { code, message, file: file.display().to_string() }
     }
 }
 
 impl From<tokio_postgres::Error> for Error {
     fn from(e: tokio_postgres::Error) -> Self {
+        let e = match carried::take(e) {
+            Ok(error) => return error,
+            Err(e) => e,
+        };
         let Some(db) = e.as_db_error() else {
             return tls::fault(&e).map_or_else(|| Error::Database(e), Error::Tls);
         };

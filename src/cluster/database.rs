@@ -76,11 +76,11 @@ impl Cluster {
         let found = self.call("list deployments", controllers.list(&labelled)).await?;
         let (secret, key) = one_of(found.items.iter().flat_map(secrets).collect(), self.namespace())?;
         let target = self.secret_url(&secret, &key).await?;
-        match target.host().and_then(|(host, port)| Some((service_of(host, self.namespace())?, port))) {
-            Some((service, port)) => match self.endpoint(service, port).await? {
+        match target.host().and_then(|(host, port)| Some((service_of(&host, self.namespace())?.to_owned(), port))) {
+            Some((service, port)) => match self.endpoint(&service, port).await? {
                 Some((pod, port)) => {
                     let local = self.tunnel(pod, port).await.map_err(LocateError::Listen)?;
-                    Ok(target.by(local))
+                    target.by(local).map_err(|source| LocateError::Url { secret, key, source })
                 }
                 None => Ok(target),
             },

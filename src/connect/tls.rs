@@ -1,6 +1,6 @@
 //! libpq's grades of TLS with rustls: how much of the server's certificate is checked.
 
-use std::sync::Arc;
+use std::{fs, os::unix::fs::MetadataExt, path::Path, sync::Arc};
 
 use rustls::{
     ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
@@ -9,55 +9,76 @@ use rustls::{
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
         verify_server_name,
     },
-    pki_types::{CertificateDer, ServerName, UnixTime, pem::PemObject},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject},
     server::ParsedCertificate,
 };
 
+use tokio_postgres::{Socket, tls::MakeTlsConnect};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+use super::protection::{Check, Root, TlsPlan};
 use crate::Error;
 
-/// How much of the server's certificate is checked: libpq's four grades of TLS.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) enum Check {
-    /// disable, allow, prefer, require: encryption at most.
-    Nothing,
-    /// verify-ca: signed by a root we trust.
-    Chain,
-    /// verify-full: and it is this host's.
-    ChainAndName,
-}
-
-pub(super) fn client_config(check: Check, root: Option<&str>) -> Result<ClientConfig, Error> {
+/// TLS as a plan wants it; this reads its files. `direct` speaks it without asking first.
+pub(super) fn client_config(plan: &TlsPlan, direct: bool) -> Result<ClientConfig, Error> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let versions: &[_] = match (plan.only_1_2, plan.only_1_3) {
+        (true, _) => &[&rustls::version::TLS12],
+        (_, true) => &[&rustls::version::TLS13],
+        _ => rustls::DEFAULT_VERSIONS,
+    };
     let builder = ClientConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
+        .with_protocol_versions(versions)
         .map_err(|e| Error::Config(format!("TLS: {e}")))?;
-    let (roots, chain) = if check == Check::Nothing {
+    let (roots, chain) = if plan.check == Check::Nothing {
         (Vec::new(), None)
     } else {
-        let (roots, store) = root_store(root)?;
+        let (roots, store) = root_store(&plan.root)?;
         let chain = WebPkiServerVerifier::builder_with_provider(Arc::new(store), provider.clone())
             .build()
             .map_err(|e| Error::Config(format!("sslrootcert: {e}")))?;
         (roots, Some(chain))
     };
-    let verifier = Arc::new(Verifier { check, roots, chain, provider });
-    Ok(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
+    let verifier = Arc::new(Verifier { check: plan.check, roots, chain, provider });
+    let builder = builder.dangerous().with_custom_certificate_verifier(verifier);
+    let mut config = match &plan.client {
+        None => builder.with_no_client_auth(),
+        Some((certificate, key)) => builder
+            .with_client_auth_cert(certificates("sslcert", certificate)?, private_key(key)?)
+            .map_err(|e| Error::Config(format!("sslkey: it does not fit the certificate of sslcert: {e}")))?,
+    };
+    config.enable_sni = plan.sni;
+    if direct {
+        config.alpn_protocols = vec![b"postgresql".to_vec()];
+    }
+    Ok(config)
 }
 
-fn root_store(root: Option<&str>) -> Result<(Vec<CertificateDer<'static>>, RootCertStore), Error> {
+fn certificates(part: &str, file: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
+    CertificateDer::pem_file_iter(file)
+        .and_then(Iterator::collect)
+        .map_err(|e| Error::Config(format!("{part}: {}: {e}", file.display())))
+}
+
+/// The key, if nobody but its owner can read it: root's may be readable by a group, as libpq has it.
+fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, Error> {
+    let wrong = |e: &dyn std::fmt::Display| Error::Config(format!("sslkey: {}: {e}", file.display()));
+    let meta = fs::metadata(file).map_err(|e| wrong(&e))?;
+    if meta.mode() & if meta.uid() == 0 { 0o037 } else { 0o077 } != 0 {
+        return Err(wrong(&"others have rights to it: chmod 600"));
+    }
+    PrivateKeyDer::from_pem_file(file).map_err(|e| wrong(&e))
+}
+
+fn root_store(root: &Root) -> Result<(Vec<CertificateDer<'static>>, RootCertStore), Error> {
     let mut store = RootCertStore::empty();
-    let certs: Vec<CertificateDer<'static>> = match root {
-        None | Some("system") => rustls_native_certs::load_native_certs().certs,
-        Some(file) => CertificateDer::pem_file_iter(file)
-            .and_then(Iterator::collect)
-            .map_err(|e| Error::Config(format!("sslrootcert: {file}: {e}")))?,
+    let (certs, place) = match root {
+        Root::System => (rustls_native_certs::load_native_certs().certs, "the system's store".to_owned()),
+        Root::File(file) => (certificates("sslrootcert", file)?, file.display().to_string()),
     };
     let (added, _) = store.add_parsable_certificates(certs.iter().cloned());
     if added == 0 {
-        return Err(Error::Config(format!(
-            "sslrootcert: no certificate found in {}; name a PEM file",
-            root.unwrap_or("the system's store")
-        )));
+        return Err(Error::Config(format!("sslrootcert: no certificate found in {place}; name a PEM file")));
     }
     Ok((certs, store))
 }
@@ -124,5 +145,22 @@ impl ServerCertVerifier for Verifier {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// TLS for any host. The library asks for a connector before it knows whether TLS will be spoken, with an empty name
+/// for a socket, and rustls knows no empty name. Nor does it know all names of hosts, such as one with a space.
+#[derive(Clone)]
+pub(super) struct MakeTls(pub MakeRustlsConnect);
+
+impl MakeTlsConnect<Socket> for MakeTls {
+    type Stream = <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream;
+    type TlsConnect = <MakeRustlsConnect as MakeTlsConnect<Socket>>::TlsConnect;
+    type Error = <MakeRustlsConnect as MakeTlsConnect<Socket>>::Error;
+
+    fn make_tls_connect(&mut self, host: &str) -> Result<Self::TlsConnect, Self::Error> {
+        // No certificate is for the other name, so that a check of names fails.
+        let known = ServerName::try_from(host).is_ok();
+        MakeTlsConnect::<Socket>::make_tls_connect(&mut self.0, if known { host } else { "name.invalid" })
     }
 }

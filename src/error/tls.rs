@@ -14,6 +14,13 @@ pub(super) fn fault(e: &tokio_postgres::Error) -> Option<String> {
                 .to_owned(),
         );
     }
+    if cause.to_string() == "server did not use channel binding" {
+        return Some(
+            "channel_binding: the server did not bind the password to TLS. Use TLS and a SCRAM password, or \
+             channel_binding=prefer"
+                .to_owned(),
+        );
+    }
     let rustls: &rustls::Error = cause.downcast_ref::<io::Error>()?.get_ref()?.downcast_ref()?;
     Some(match rustls {
         InvalidCertificate(C::UnknownIssuer | C::BadSignature) => {
