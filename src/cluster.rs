@@ -1,8 +1,8 @@
-//! The Kubernetes API, and the only way to it. Its rooms: `error`, what can go wrong; `watch`, a local copy of what
-//! is there; `events`, what is told to people who look at an object; `database`, where a release's is.
+//! The Kubernetes API, and the only way to it. Its rooms: `error`, the failures; `watch`, a local copy of the objects
+//! of one kind; `events`, messages to people who look at an object; `database`, the way to the database of a release.
 //!
 //! Every call has an end: kube's has none by itself, and it repeats calls on its own, creations too. Both are off
-//! here: whoever calls knows what may be asked again.
+//! here: only the caller knows whether a call may be repeated.
 
 mod database;
 mod error;
@@ -24,24 +24,24 @@ pub use self::{
     watch::Watched,
 };
 
-/// A call that takes longer has failed; whether it had an effect is then unknown.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// A connection on which nothing comes for so long is dead: a watch is renewed sooner by itself.
-const SILENCE: Duration = Duration::from_secs(50);
-const TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
+/// A call that takes longer has failed; its effect is then unknown.
+const CALL_TIMEOUT: Duration = Duration::from_secs(5);
+/// A connection that is silent for this time is dead: a watch is renewed sooner by itself.
+const READ_TIMEOUT: Duration = Duration::from_secs(50);
+const TOKEN_FILE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
 
-/// Which cluster, and what of it.
+/// The choice of a cluster, and of a namespace in it.
 #[derive(Debug, Clone, Default)]
 pub struct ClusterOptions {
-    /// A kubeconfig; by default the files that `KUBECONFIG` names.
+    /// A kubeconfig file; by default the files that `KUBECONFIG` names.
     pub kubeconfig: Option<PathBuf>,
     /// A context of it; by default its current one.
     pub context: Option<String>,
-    /// By default the context's, or the service account's.
+    /// The namespace; by default the context's, or the service account's.
     pub namespace: Option<String>,
 }
 
-/// One namespace of a cluster. Cheap to clone.
+/// One namespace of a cluster. A clone is cheap.
 #[derive(Clone)]
 pub struct Cluster {
     client: Client,
@@ -49,8 +49,8 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// The cluster that is asked for, or the one this process runs in; none if nothing points to one. No call is
-    /// made yet.
+    /// Finds the cluster that is asked for, or the one that this process runs in; none if nothing points to one. It
+    /// makes no call yet.
     ///
     /// # Errors
     /// [`ClusterError::Config`] if the kubeconfig or the service account cannot be used.
@@ -65,7 +65,7 @@ impl Cluster {
     /// ```
     pub async fn find(options: &ClusterOptions) -> Result<Option<Cluster>, ClusterError> {
         let variable = env::var_os("KUBECONFIG").is_some_and(|v| !v.is_empty());
-        let inside = env::var_os("KUBERNETES_SERVICE_HOST").is_some() && std::path::Path::new(TOKEN).exists();
+        let inside = env::var_os("KUBERNETES_SERVICE_HOST").is_some() && std::path::Path::new(TOKEN_FILE).exists();
         let asked = options.kubeconfig.is_some() || options.context.is_some();
         let config = if asked || variable || (options.namespace.is_some() && !inside) {
             Self::from_file(options).await?
@@ -78,7 +78,7 @@ impl Cluster {
         Self::with(config, options.namespace.clone()).map(Some)
     }
 
-    /// The cluster that a person means: the kubeconfig's, in its usual place if nothing names one.
+    /// Finds the cluster that a person means: the one of the kubeconfig, in its usual place if nothing names one.
     ///
     /// # Errors
     /// [`ClusterError::Config`] if there is none, or it cannot be used.
@@ -108,17 +108,17 @@ impl Cluster {
         // One provider everywhere. An error says that it is set already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         config.default_retry = false;
-        config.connect_timeout = Some(PATIENCE);
-        config.write_timeout = Some(PATIENCE);
-        config.read_timeout = Some(SILENCE);
-        // Else the time for which a connection lay idle would count.
+        config.connect_timeout = Some(CALL_TIMEOUT);
+        config.write_timeout = Some(CALL_TIMEOUT);
+        config.read_timeout = Some(READ_TIMEOUT);
+        // Otherwise the time for which a connection lay idle would count.
         config.reset_reader_on_write = true;
         let namespace = namespace.unwrap_or_else(|| config.default_namespace.clone());
         let client = Client::try_from(config).map_err(|e| ClusterError::Config(format!("the cluster: {e}")))?;
         Ok(Cluster { client, namespace })
     }
 
-    /// The namespace.
+    /// The name of the namespace.
     ///
     /// ```no_run
     /// # fn f(cluster: &rowlock::cluster::Cluster) {
@@ -129,7 +129,7 @@ impl Cluster {
         &self.namespace
     }
 
-    /// Objects of one kind in the namespace. What is asked of them goes through [`call`](Self::call).
+    /// The API of one kind of objects in the namespace. Its calls go through [`call`](Self::call).
     ///
     /// ```no_run
     /// # async fn f(cluster: &rowlock::cluster::Cluster) -> Result<(), rowlock::cluster::ClusterError> {
@@ -145,7 +145,7 @@ impl Cluster {
         Api::namespaced(self.client.clone(), &self.namespace)
     }
 
-    /// One call, which ends within a bound and is made once. `what` is for people: a verb and an object.
+    /// Makes one call, once, and ends it within a bound. `what` is for people: a verb and an object.
     ///
     /// # Errors
     /// [`ClusterError`]; after [`ClusterError::Late`] and [`ClusterError::Away`] it may have had its effect.
@@ -162,9 +162,9 @@ impl Cluster {
         what: &str,
         call: impl Future<Output = Result<T, kube::Error>>,
     ) -> Result<T, ClusterError> {
-        match tokio::time::timeout(PATIENCE, call).await {
+        match tokio::time::timeout(CALL_TIMEOUT, call).await {
             Ok(answer) => answer.map_err(|e| ClusterError::of(what, e)),
-            Err(_) => Err(ClusterError::Late { what: what.to_owned(), after: PATIENCE }),
+            Err(_) => Err(ClusterError::Late { what: what.to_owned(), after: CALL_TIMEOUT }),
         }
     }
 }

@@ -1,12 +1,11 @@
-//! `/livez`, `/readyz` and `/metrics` on one port. Its rooms: `look`, what is asked of the database and how
-//! rarely; `ready`, the checklist.
+//! `/livez`, `/readyz` and `/metrics` on one port. Its rooms: `cache`, the readings of the database and their rarity;
+//! `ready`, the checklist.
 //!
-//! A worker, a controller and `dev` all call [`serve`] with a [`State`] of their own, and tell its facts what
-//! they do: [`Facts::tick`] after each round, a controller also [`Facts::set_leader`] and
+//! A worker, a controller and `dev` all call [`serve`] with a [`State`] of their own, and leave facts there: [`Facts::tick`] after each round, a controller also [`Facts::set_leader`] and
 //! [`Facts::set_replicas`]. Nothing here may hang or cost more when it is asked more: connections are few and
 //! short, and a storm of scrapes is answered from one read of the database.
 
-mod look;
+mod cache;
 mod ready;
 
 use std::{
@@ -34,32 +33,32 @@ use tokio::{
 };
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use self::look::Looks;
+use self::cache::ReadingCache;
 use crate::{
     JobQueue,
     metrics::{self, Facts},
 };
 
-/// Where it is served unless told otherwise.
+/// The default address.
 pub const DEFAULT_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9464);
 
-/// Connections at once; more are closed unread.
-const CONNECTIONS: usize = 64;
-/// How long a request's head may take, and how long a connection may stay idle.
-const HEAD: Duration = Duration::from_secs(5);
-/// How long a connection is used; then it ends after the request under way, within [`LAST`].
-const CONNECTION: Duration = Duration::from_secs(60);
-const LAST: Duration = Duration::from_secs(10);
+/// So many connections may be open at once; more are closed unread.
+const MAX_CONNECTIONS: usize = 64;
+/// The head of a request may take this time, and a connection may be idle for as long.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+/// A connection is used for this time. Then it ends after the request under way, within [`LAST_REQUEST_TIMEOUT`].
+const CONNECTION_AGE: Duration = Duration::from_secs(60);
+const LAST_REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What is told of.
+/// The database and the process that a server tells of.
 #[derive(Clone)]
 pub struct State {
     facts: Facts,
-    looks: Arc<Looks>,
+    cache: Arc<ReadingCache>,
 }
 
 impl State {
-    /// Of a process that does what `facts` will be told of, on the database of `queue`.
+    /// The state of a process that leaves its `facts` here and works on the database of `queue`.
     ///
     /// ```no_run
     /// # fn f(queue: rowlock::JobQueue) {
@@ -67,21 +66,21 @@ impl State {
     /// # }
     /// ```
     pub fn new(queue: JobQueue, facts: Facts) -> State {
-        State { facts, looks: Arc::new(Looks::new(queue)) }
+        State { facts, cache: Arc::new(ReadingCache::new(queue)) }
     }
 }
 
 /// A server that ends when this is dropped.
 pub struct Served {
-    /// Where it listens: the port that was asked for, or found if that was 0.
+    /// The address it listens on, with the port that was asked for, or found if that was 0.
     pub address: SocketAddr,
     _end: DropGuard,
 }
 
-/// Serves until the answer is dropped.
+/// Serves until the returned value is dropped.
 ///
 /// # Errors
-/// The listener's, such as that the address is in use.
+/// The error of the listener, such as that the address is in use.
 ///
 /// ```no_run
 /// # async fn f(queue: rowlock::JobQueue) -> std::io::Result<()> {
@@ -101,10 +100,10 @@ pub async fn serve(address: SocketAddr, state: State) -> io::Result<Served> {
 }
 
 async fn accept(listener: TcpListener, router: Router) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let Ok((stream, _)) = listener.accept().await else {
-            // Out of file descriptors, say: not to be tried again at once.
+            // The process may be out of file descriptors: a try at once would fail, too.
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
@@ -118,17 +117,17 @@ async fn accept(listener: TcpListener, router: Router) {
     }
 }
 
-/// One connection, to its end. That a peer went away is no error of ours.
+/// Serves one connection to its end. A peer that goes away is no error.
 async fn converse(stream: TcpStream, router: Router) {
     let mut connection = std::pin::pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(HEAD)
+            .header_read_timeout(HEAD_TIMEOUT)
             .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router))
     );
-    if tokio::time::timeout(CONNECTION, connection.as_mut()).await.is_err() {
+    if tokio::time::timeout(CONNECTION_AGE, connection.as_mut()).await.is_err() {
         connection.as_mut().graceful_shutdown();
-        let _ = tokio::time::timeout(LAST, connection).await;
+        let _ = tokio::time::timeout(LAST_REQUEST_TIMEOUT, connection).await;
     }
 }
 
@@ -141,15 +140,15 @@ fn router(state: State) -> Router {
 }
 
 async fn readyz(Of(state): Of<State>) -> Response {
-    let look = state.looks.look().await;
-    let checks = ready::checks(&look, &state.facts.known(), std::time::Instant::now());
+    let last = state.cache.reading().await;
+    let checks = ready::checks(&last, &state.facts.known(), std::time::Instant::now());
     let code = if checks.iter().all(|c| c.good) { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (code, ready::text(&checks)).into_response()
 }
 
-/// Also without a database it answers 200: otherwise nobody would learn that the database is down.
+/// It answers 200 without a database, too: otherwise nobody would learn that the database is down.
 async fn scrape(Of(state): Of<State>) -> Response {
-    let look = state.looks.look().await;
-    let text = metrics::exposition(look.reading.as_ref().ok(), look.last_read, &state.facts.known());
+    let last = state.cache.reading().await;
+    let text = metrics::exposition(last.reading.as_ref().ok(), last.last_read, &state.facts.known());
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text).into_response()
 }

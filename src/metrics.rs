@@ -1,5 +1,5 @@
-//! What is exported, and the one place that names it. Its rooms: `reading`, what the database knows;
-//! `facts`, what only this process knows; `family`, the exposition's form.
+//! The exported metrics, and the one place that names them. Its rooms: `reading`, the figures of the database;
+//! `facts`, those that only this process knows; `family`, the form of the exposition.
 //!
 //! Totals come from the database (`schema/80_metrics.sql`), so they go on over restarts, and every
 //! process exports the same: aggregate them with `max`, not with `sum`, over instances.
@@ -54,7 +54,7 @@ const READ_AT: Metric =
     gauge("rowlock_scrape_timestamp_seconds", "When the database was last read, by its own clock, in Unix time.");
 const BUILD: Metric = gauge("rowlock_build_info", "1; the labels say which program this is.");
 
-/// All of them, in the order in which they are exported.
+/// All metrics, in the order in which they are exported.
 pub const METRICS: [&Metric; 18] = [
     &JOBS,
     &PENDING,
@@ -76,7 +76,7 @@ pub const METRICS: [&Metric; 18] = [
     &BUILD,
 ];
 
-/// The text that Prometheus reads: of what the database answered, if it did, and of the process.
+/// The text that Prometheus reads: the answer of the database, if there is one, and the facts of the process.
 ///
 /// ```
 /// let known = rowlock::metrics::Facts::new("worker").known();

@@ -1,4 +1,4 @@
-//! When a schedule is due. Pure: an instant in, the next one out.
+//! The ticks of a schedule. Pure: an instant in, the next one out.
 //!
 //! Cron is read by the clock on the wall of its time zone. Where that clock is changed:
 //! - **A time of day that is skipped** (`30 2 * * *`) runs at the first instant after the gap.
@@ -15,14 +15,14 @@ use croner::{
     parser::{CronParser, Seconds, Year},
 };
 
-/// What is late by more has been missed, and `skip` skips it.
-const MISSED: TimeDelta = TimeDelta::seconds(60);
-/// `all` catches up on so many, the latest ones.
-const CAUGHT_UP: usize = 1000;
-/// Changes of the clock are hours apart at least, and each costs a search one turn.
-const TURNS: usize = 64;
+/// A tick that is later than this has been missed, and `skip` skips it.
+const MISSED_AFTER: TimeDelta = TimeDelta::seconds(60);
+/// `all` catches up on so many ticks, the latest ones.
+const MAX_CATCH_UP: usize = 1000;
+/// A search ends after so many steps. Changes of the clock are hours apart at least, and each costs a step.
+const MAX_STEPS: usize = 64;
 
-/// When jobs are to be enqueued.
+/// The times at which jobs are to be enqueued.
 #[derive(Debug, Clone)]
 pub struct Schedule(Rule);
 
@@ -33,18 +33,18 @@ enum Rule {
         zone: Tz,
         every_hour: bool,
     },
-    /// On multiples of itself since 1970, so that it needs no beginning.
+    /// The ticks are the multiples of the interval since 1970, so it needs no beginning.
     Every(TimeDelta),
 }
 
-/// What becomes of ticks that no leader was there for.
+/// The fate of ticks that no leader was there for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CatchUp {
-    /// None runs that is late by more than a minute.
+    /// No tick runs that is late by more than a minute.
     Skip,
-    /// The latest runs.
+    /// Only the latest tick runs.
     One,
-    /// Each runs, up to the latest thousand.
+    /// Each tick runs, up to the latest thousand.
     All,
 }
 
@@ -52,7 +52,7 @@ impl Schedule {
     /// Reads a cron expression: five fields, or six with seconds first, or `@hourly` and the like.
     ///
     /// # Errors
-    /// What is wrong with it or with the zone, and what was expected.
+    /// A sentence about the expression or the zone, with what was expected.
     ///
     /// # Example
     /// ```
@@ -79,10 +79,10 @@ impl Schedule {
         }
     }
 
-    /// Every so often, on multiples of it since 1970 (UTC): `5m` is at :00, :05, …
+    /// Makes a schedule of an interval, on multiples of it since 1970 (UTC): `5m` is at :00, :05, …
     ///
     /// # Errors
-    /// Below a second or above 366 days.
+    /// If the interval is below a second or above 366 days.
     ///
     /// # Example
     /// ```
@@ -100,7 +100,7 @@ impl Schedule {
         TimeDelta::from_std(every).map(|every| Schedule(Rule::Every(every))).map_err(|_| wrong())
     }
 
-    /// The first tick after an instant; none if there is no more.
+    /// The first tick after an instant; none if there are no more.
     pub fn next(&self, after: DateTime<Utc>) -> Option<DateTime<Utc>> {
         match &self.0 {
             Rule::Every(every) => {
@@ -112,9 +112,9 @@ impl Schedule {
         }
     }
 
-    /// Of the ticks from `due` to `now`, those that are to run, oldest first.
+    /// The ticks from `due` to `now` that are to run, oldest first.
     pub fn due(&self, due: DateTime<Utc>, now: DateTime<Utc>, catch_up: CatchUp) -> Vec<DateTime<Utc>> {
-        let keep = if catch_up == CatchUp::All { CAUGHT_UP } else { 1 };
+        let keep = if catch_up == CatchUp::All { MAX_CATCH_UP } else { 1 };
         let first = self.first_worth_looking_at(due, now, keep);
         let mut ticks = std::collections::VecDeque::new();
         let mut tick = Some(first);
@@ -125,11 +125,11 @@ impl Schedule {
             ticks.push_back(at);
             tick = self.next(at);
         }
-        ticks.retain(|at| catch_up != CatchUp::Skip || now - *at <= MISSED);
+        ticks.retain(|at| catch_up != CatchUp::Skip || now - *at <= MISSED_AFTER);
         ticks.into()
     }
 
-    /// After years of absence a schedule of every second is not walked from its beginning.
+    /// The first tick that can matter: after years of absence, a schedule of every second is not walked from its start.
     fn first_worth_looking_at(&self, due: DateTime<Utc>, now: DateTime<Utc>, keep: usize) -> DateTime<Utc> {
         let mut back = TimeDelta::seconds(2);
         while now - back > due {
@@ -150,7 +150,7 @@ impl Schedule {
     }
 }
 
-/// Whether the field for hours names no hour.
+/// Whether the field for hours names no hour, so that the schedule follows the passing time.
 fn every_hour(expression: &str) -> bool {
     let fields: Vec<&str> = expression.split_whitespace().collect();
     match fields[..] {
@@ -167,13 +167,13 @@ fn on_the_wall(cron: &Cron, after: NaiveDateTime, inclusive: bool) -> Option<Nai
 
 fn by_time_of_day(cron: &Cron, zone: Tz, after: DateTime<Utc>) -> Option<DateTime<Utc>> {
     let mut wall = after.with_timezone(&zone).naive_local();
-    for _ in 0..TURNS {
+    for _ in 0..MAX_STEPS {
         wall = on_the_wall(cron, wall, false)?;
         let at = match zone.from_local_datetime(&wall) {
             MappedLocalTime::Single(at) | MappedLocalTime::Ambiguous(at, _) => at.to_utc(),
             MappedLocalTime::None => after_gap(zone, wall)?,
         };
-        // In the second of two equal hours, what belongs to the first is over. So is what was in a gap.
+        // In the second of two equal hours the ticks of the first are over, and so are those of a gap.
         if at > after {
             return Some(at);
         }
@@ -183,7 +183,7 @@ fn by_time_of_day(cron: &Cron, zone: Tz, after: DateTime<Utc>) -> Option<DateTim
 
 fn by_passing_time(cron: &Cron, zone: Tz, after: DateTime<Utc>) -> Option<DateTime<Utc>> {
     let (mut from, mut inclusive) = (after, false);
-    for _ in 0..TURNS {
+    for _ in 0..MAX_STEPS {
         let offset = zone.offset_from_utc_datetime(&from.naive_utc()).fix();
         let wall = on_the_wall(cron, from.naive_utc() + offset, inclusive)?;
         let at = (wall - offset).and_utc();
@@ -234,13 +234,13 @@ fn after_gap(zone: Tz, wall: NaiveDateTime) -> Option<DateTime<Utc>> {
     })
 }
 
-/// An expression may be long.
+/// The beginning of an expression, which may be long.
 fn short(text: &str) -> String {
     text.chars().take(64).collect()
 }
 
 impl CatchUp {
-    /// By its name in the catalogue; `one` for anything else, which the database does not store.
+    /// The setting of this name in the catalogue; `one` for any other name, which the database does not store.
     pub(crate) fn named(name: &str) -> CatchUp {
         match name {
             "skip" => CatchUp::Skip,

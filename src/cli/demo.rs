@@ -11,19 +11,19 @@ use uuid::Uuid;
 use super::{exit::Exit, output};
 use crate::{Error, JobQueue, NewJob};
 
-/// Digests of what is sent; some take a second attempt.
+/// The number of jobs; some take a second attempt.
 const JOBS: usize = 600;
 const UNSTEADY: usize = 20;
-/// It ends within three minutes, whatever happens; workers may take ten seconds of them to stop.
-const LONGEST: Duration = Duration::from_secs(165);
+/// The demo ends within three minutes, whatever happens; workers may take ten seconds of them to stop.
+const DEMO_TIMEOUT: Duration = Duration::from_secs(165);
 /// A line of the picture is at most so long.
 const WIDTH: usize = 40;
 
-/// Its result is the digest of its payload; a quarter of a second is for waiting, as most jobs' time is.
+/// The result is the digest of the payload. The job waits for a quarter of a second, as most jobs mostly wait.
 const DIGEST: &str = r#"sleep 0.25; printf '{"sha256": "%.64s"}' "$(sha256sum)" > "$ROWLOCK_RESULT_FILE""#;
 const UNSTEADY_DIGEST: &str = r#"[ "$ROWLOCK_ATTEMPT" -gt 0 ] || { echo 'not at the first attempt' >&2; exit 1; }; "#;
 
-/// Loads its types.
+/// Loads the types of the demo.
 pub(super) async fn prepare(queue: &JobQueue) -> anyhow::Result<()> {
     let unsteady = format!("{UNSTEADY_DIGEST}{DIGEST}");
     for (name, script) in [("demo_digest", DIGEST), ("demo_unsteady", unsteady.as_str())] {
@@ -36,7 +36,7 @@ pub(super) async fn prepare(queue: &JobQueue) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Enqueues, shows, counts, and tells the rest to stop.
+/// Enqueues jobs, shows and counts them, and then stops the rest of the program.
 pub(super) async fn run(queue: JobQueue, stop: CancellationToken) -> anyhow::Result<()> {
     let _stop = stop.clone().drop_guard();
     let shown = async {
@@ -46,13 +46,13 @@ pub(super) async fn run(queue: JobQueue, stop: CancellationToken) -> anyhow::Res
         Ok((ids, peak))
     };
     let shown = tokio::select! {
-        shown = tokio::time::timeout(LONGEST, shown) => shown,
+        shown = tokio::time::timeout(DEMO_TIMEOUT, shown) => shown,
         () = stop.cancelled() => return Err(Exit::Usage("the demo was stopped before its end".into()).into()),
     };
     let (ids, peak) = match shown {
         Ok(shown) => shown.map_err(|e: anyhow::Error| e)?,
         Err(_) => {
-            let seconds = LONGEST.as_secs();
+            let seconds = DEMO_TIMEOUT.as_secs();
             let why =
                 format!("not all jobs ended and all workers stopped within {seconds} s; is the machine very busy?");
             return Err(Exit::TimedOut(why).into());
@@ -76,7 +76,7 @@ async fn seed(queue: &JobQueue) -> anyhow::Result<Vec<Uuid>> {
     Ok(queue.enqueue_many(&jobs).await?.into_iter().map(|e| e.id).collect())
 }
 
-/// A line each second, until nothing is left to do and no worker is there; the most workers there were.
+/// Prints a line each second, until no job is left and no worker lives; answers the highest number of workers.
 async fn show(queue: &JobQueue) -> anyhow::Result<i64> {
     let started = Instant::now();
     let mut every = tokio::time::interval(Duration::from_secs(1));
@@ -108,7 +108,7 @@ fn line(elapsed: Duration, waiting: i64, running: i64, workers: i64) -> String {
     format!("{:>4} s  {waiting:>4} waiting  {running:>3} running  {workers:>2} workers {bar}", elapsed.as_secs())
 }
 
-/// Jobs that are not there, have not completed, or have a result that Postgres finds wrong.
+/// Counts the jobs that are missing, have not completed, or have a result that Postgres finds wrong.
 async fn wrong(queue: &JobQueue, ids: &[Uuid]) -> anyhow::Result<i64> {
     let sql = "SELECT count(*) FROM unnest($1::uuid[]) i(id) LEFT JOIN LATERAL rowlock.get_job(i.id) j ON true
                 WHERE (j.status, j.result ->> 'sha256', j.attempts) IS DISTINCT FROM

@@ -35,7 +35,7 @@ pub(super) async fn run(out: &Output, args: Dev) -> anyhow::Result<()> {
     if args.demo {
         demo::prepare(&queue).await?;
     }
-    // Scripts read this line; it is true only now, when the schema is there.
+    // Scripts read this line; it is true only now, since the schema exists now.
     out.text(&format!("DATABASE_URL={url}"))?;
     output::message(&match args.workers {
         Some(n) => format!("{n} workers of {} slots. End with Ctrl-C.", args.concurrency),
@@ -51,16 +51,15 @@ pub(super) async fn run(out: &Output, args: Dev) -> anyhow::Result<()> {
         concurrency: args.concurrency,
     })?;
     if args.demo {
-        // It ends the rest when it has ended.
-        let told = stop.drain.clone();
-        let demo = tokio::spawn(demo::run(queue.clone(), told.clone()));
+        // The demo stops the rest when it has ended.
+        let demo = tokio::spawn(demo::run(queue.clone(), stop.drain.clone()));
         work(queue, target, facts, stop).await?;
         return demo.await?;
     }
     work(queue, target, facts, stop).await
 }
 
-/// Until told to stop; then none of the workers is left.
+/// Runs until it is told to stop; then no worker is left.
 async fn work(queue: JobQueue, target: LocalProcesses, facts: Facts, stop: Shutdown) -> anyhow::Result<()> {
     let options = controller::Options { facts, ..controller::Options::default() };
     let target = controller::run(queue, target, options, stop.drain).await?;
@@ -68,7 +67,7 @@ async fn work(queue: JobQueue, target: LocalProcesses, facts: Facts, stop: Shutd
     Ok(())
 }
 
-/// Those of the catalogue, and the one named default.
+/// The queues of the catalogue, and the one named default.
 async fn served(queue: &JobQueue) -> anyhow::Result<Vec<String>> {
     let rows = super::rows(queue, "SELECT DISTINCT coalesce(queue, 'default') FROM rowlock.job_types", &[]).await?;
     let mut queues = vec!["default".to_owned()];

@@ -8,10 +8,10 @@ use crate::{
     cluster::{Cluster, ClusterOptions},
 };
 
-/// Commands of a person need few.
+/// A person's commands need few connections.
 const CONNECTIONS: usize = 4;
 
-/// How kubectl calls its plugins: by a file of this name on PATH.
+/// kubectl runs a file of this name on PATH as its plugin.
 const FILE: &str = "kubectl-rowlock";
 
 /// Whether this process is the plugin, by the name it was started under.
@@ -19,10 +19,10 @@ pub(super) fn is_plugin(argv0: &str) -> bool {
     Path::new(argv0).file_stem().is_some_and(|name| name == FILE)
 }
 
-/// The database of the release, without a URL.
+/// Connects to the database of the release, without a URL.
 pub(super) async fn connect(options: ClusterOptions) -> anyhow::Result<JobQueue> {
     let usage = |text: String| Exit::Usage(text);
-    // Without a cluster's variables the kubeconfig in its usual place counts: that is what a plugin is for.
+    // Without the variables of a cluster the kubeconfig in its usual place counts: a plugin is made for it.
     let cluster = Cluster::outside(&options).await.map_err(|e| usage(format!("{e}; or set DATABASE_URL")))?;
     let target = cluster.database().await.map_err(|e| usage(e.to_string()))?;
     Ok(JobQueue::connect_target(target, &["default"], CONNECTIONS).await?)

@@ -1,5 +1,5 @@
-//! Where the database of a release is, for somebody who looks from outside: what its controller is told by a
-//! Secret, if this user may read that.
+//! The way from outside a cluster to the database of a release: a Secret tells its controller the URL, and this user
+//! may be able to read that Secret.
 
 use std::{collections::BTreeSet, net::SocketAddr};
 
@@ -16,20 +16,20 @@ use kube::api::ListParams;
 use super::{Cluster, ClusterError};
 use crate::{Error, Target};
 
-/// What the chart puts on its controllers.
+/// The chart puts these labels on its controllers.
 const CONTROLLERS: &str = "app.kubernetes.io/part-of=rowlock,app.kubernetes.io/component=controller";
-/// How a container is told of the database.
+/// A container has the URL of the database in one of these variables.
 const VARIABLES: [&str; 2] = ["ROWLOCK_DATABASE_URL", "DATABASE_URL"];
 const INSTEAD: &str = "set DATABASE_URL instead";
 
-/// Why there is no way to the database.
+/// There is no way to the database.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LocateError {
-    /// The API's.
+    /// The API refused a call, or did not answer.
     #[error("looking for the database in the cluster: {0}; {INSTEAD}")]
     Cluster(#[from] ClusterError),
-    /// No release, or several.
+    /// There is no release, or there are several.
     #[error("{0}; {INSTEAD}")]
     Ambiguous(String),
     /// The user may not read the Secret.
@@ -37,29 +37,29 @@ pub enum LocateError {
     Forbidden {
         /// Its name.
         secret: String,
-        /// Where it is.
+        /// Its namespace.
         namespace: String,
     },
-    /// The Secret's URL is none.
+    /// The Secret's URL cannot be used.
     #[error("secret {secret}, key {key}: {source}")]
     Url {
         /// Its name.
         secret: String,
         /// The key in it.
         key: String,
-        /// What is wrong.
+        /// The reason.
         source: Error,
     },
-    /// Nobody could be reached behind the Service that the URL names.
+    /// The Service that the URL names has no Pod that is ready.
     #[error("the database's Service {0} has no Pod that is ready; look with: kubectl get endpointslices")]
     NoEndpoint(String),
-    /// No port of this machine to listen on.
+    /// No port of this machine was free to listen on.
     #[error("a local port for the way into the cluster: {0}")]
     Listen(#[source] std::io::Error),
 }
 
 impl Cluster {
-    /// The database of the release in this namespace. If its host is a Service of the cluster, connections lead
+    /// Finds the database of the release in this namespace. If its host is a Service of the cluster, connections lead
     /// through the API server, as `kubectl port-forward` does it; TLS still verifies the Service's name.
     ///
     /// # Errors
@@ -103,8 +103,8 @@ impl Cluster {
         Target::parse(url.trim()).map_err(wrong)
     }
 
-    /// A Pod behind a Service, and its port for the Service's. None for one that leads out of the cluster, or that
-    /// is not there: the name then means something else.
+    /// Finds a Pod behind a Service, and its port for the Service's. None for a Service that leads out of the cluster,
+    /// or that does not exist: the name then means something else.
     async fn endpoint(&self, service: &str, port: u16) -> Result<Option<(String, u16)>, LocateError> {
         let spec = match self.call(&format!("get service {service}"), self.api::<Service>().get(service)).await {
             Err(ClusterError::NotFound(_)) => return Ok(None),
@@ -120,7 +120,7 @@ impl Cluster {
         pod.map(Some).ok_or_else(|| LocateError::NoEndpoint(service.into()))
     }
 
-    /// A port of this machine whose connections end at a Pod's, as long as the process lives.
+    /// Opens a port of this machine whose connections lead to a port of a Pod, as long as the process lives.
     async fn tunnel(&self, pod: String, port: u16) -> std::io::Result<SocketAddr> {
         let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await?;
         let local = listener.local_addr()?;
@@ -147,7 +147,7 @@ impl Cluster {
     }
 }
 
-/// The Secrets, with a key, that a controller is told the database's URL by.
+/// The Secrets, each with a key, from which a controller has the database's URL.
 fn secrets(controller: &Deployment) -> Vec<(String, String)> {
     let spec = controller.spec.as_ref().and_then(|s| s.template.spec.as_ref());
     let containers = spec.map_or(&[][..], |s| &s.containers);

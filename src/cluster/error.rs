@@ -1,4 +1,4 @@
-//! What can go wrong with the Kubernetes API, as a type to branch on.
+//! The failures of the Kubernetes API, as a type to branch on.
 
 use std::time::Duration;
 
@@ -9,15 +9,15 @@ pub enum ClusterError {
     /// No client can be made: the kubeconfig or the service account.
     #[error("{0}")]
     Config(String),
-    /// No answer in time. It may have had its effect.
+    /// No answer came in time. The call may have had its effect.
     #[error("{what}: no answer from the API server within {after:?}")]
     Late {
         /// The call.
         what: String,
-        /// How long was waited.
+        /// The time that was waited.
         after: Duration,
     },
-    /// The API server cannot be reached, or is overloaded. It may have had its effect.
+    /// The API server cannot be reached, or is overloaded. The call may have had its effect.
     #[error("{what}: the API server is away: {why}")]
     Away {
         /// The call.
@@ -28,13 +28,13 @@ pub enum ClusterError {
     /// There is no such object.
     #[error("{0}: not found")]
     NotFound(String),
-    /// There is one of this name already.
+    /// An object of this name exists already.
     #[error("{0}: it exists already")]
     Exists(String),
-    /// The object is another by now: look again.
+    /// The object was changed meanwhile, and has to be read again.
     #[error("{0}: it was changed meanwhile")]
     Conflict(String),
-    /// The service account may not. A quota is told apart by the message, too.
+    /// The service account has no right to the call, or a quota refuses it; the message tells the two apart.
     #[error("{what}: forbidden: {message}")]
     Forbidden {
         /// The call.
@@ -42,7 +42,7 @@ pub enum ClusterError {
         /// The API server's sentence.
         message: String,
     },
-    /// It was refused otherwise: invalid, or by an admission plugin.
+    /// The call was refused otherwise: it is invalid, or an admission plugin refuses it.
     #[error("{what}: refused with {code}: {message}")]
     Refused {
         /// The call.
@@ -83,7 +83,7 @@ impl ClusterError {
     }
 }
 
-/// An error of the transport says what happened only in its last cause.
+/// An error with its causes: an error of the transport says only in its last cause what happened.
 fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();

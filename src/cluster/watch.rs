@@ -24,12 +24,12 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::Cluster;
 
-/// A watch is asked anew so often, in seconds; one that has been silent for five more is dead.
-const RENEWED: u32 = 40;
-/// What has ended is remembered up to so many; nobody asks in a controller that does not lead.
-const GONE: usize = 10_000;
+/// A watch is renewed this often, in seconds; one that is silent for five seconds more is dead.
+const WATCH_SECONDS: u32 = 40;
+/// So many deleted objects are remembered: in a controller that does not lead nobody asks for them.
+const MAX_DELETED: usize = 10_000;
 
-/// Objects as they were a moment ago. The watch ends with it.
+/// Objects as they were a moment ago. The watch ends when this is dropped.
 #[derive(Debug)]
 pub struct Watched<K> {
     state: Arc<Mutex<State<K>>>,
@@ -38,17 +38,17 @@ pub struct Watched<K> {
 
 #[derive(Debug)]
 struct State<K> {
-    /// By UID: one that was made anew under its old name is another.
+    /// The objects by UID: one that was made anew under its old name is another.
     objects: BTreeMap<String, Arc<K>>,
-    /// A list under way.
+    /// The objects of a list that is not complete yet.
     coming: BTreeMap<String, Arc<K>>,
     complete: bool,
     gone: VecDeque<Arc<K>>,
 }
 
 impl Cluster {
-    /// Watches the objects with these labels; `changed` hears of every change. A connection that is only half
-    /// there is noticed within a minute, and a lost one is made anew within seconds of the server's return.
+    /// Watches the objects with these labels, and notifies `changed` of every change. A half-open connection is noticed
+    /// within a minute, and a lost one is made anew within seconds of the server's return.
     ///
     /// ```no_run
     /// # fn f(cluster: &rowlock::cluster::Cluster) {
@@ -64,29 +64,29 @@ impl Cluster {
     {
         let state = Arc::new(Mutex::new(State::default()));
         let end = CancellationToken::new();
-        let config = watcher::Config::default().labels(labels).timeout(RENEWED);
-        let objects = watcher::watcher(self.api::<K>(), config).backoff(Pause::default());
+        let config = watcher::Config::default().labels(labels).timeout(WATCH_SECONDS);
+        let objects = watcher::watcher(self.api::<K>(), config).backoff(WatchBackoff::default());
         let kind = K::kind(&K::DynamicType::default()).into_owned();
-        let (kept, told) = (state.clone(), end.clone());
+        let (shared, ended) = (state.clone(), end.clone());
         tokio::spawn(async move {
             let mut objects = pin!(objects);
             let mut well = true;
             loop {
                 let next = tokio::select! {
                     next = objects.next() => next,
-                    () = told.cancelled() => return,
+                    () = ended.cancelled() => return,
                 };
                 match next {
                     Some(Ok(event)) => {
                         if !std::mem::replace(&mut well, true) {
                             tracing::info!(kind, "watching again");
                         }
-                        if lock(&kept).take(event) {
+                        if lock(&shared).apply(event) {
                             changed.notify_one();
                         }
                     }
                     Some(Err(error)) => {
-                        // Said once: it is tried again for as long as it takes.
+                        // It is logged once, and tried again for as long as it takes.
                         if std::mem::replace(&mut well, false) {
                             tracing::warn!(kind, %error, "the watch broke; what was seen last holds");
                         }
@@ -104,7 +104,7 @@ fn lock<K>(state: &Mutex<State<K>>) -> MutexGuard<'_, State<K>> {
 }
 
 impl<K> Watched<K> {
-    /// All of them; none until the first list is complete.
+    /// All objects; none until the first list is complete.
     ///
     /// ```no_run
     /// # fn f(pods: &rowlock::cluster::Watched<k8s_openapi::api::core::v1::Pod>) {
@@ -116,7 +116,7 @@ impl<K> Watched<K> {
         state.complete.then(|| state.objects.values().cloned().collect())
     }
 
-    /// One, by its UID.
+    /// The object with this UID.
     ///
     /// ```no_run
     /// # fn f(pods: &rowlock::cluster::Watched<k8s_openapi::api::core::v1::Pod>) {
@@ -127,7 +127,7 @@ impl<K> Watched<K> {
         lock(&self.state).objects.get(uid).cloned()
     }
 
-    /// Those that were there and are no longer, as they were last seen; each is told once.
+    /// The objects that were deleted, as they were last seen. Each is answered once.
     ///
     /// ```no_run
     /// # fn f(pods: &rowlock::cluster::Watched<k8s_openapi::api::core::v1::Pod>) {
@@ -148,11 +148,11 @@ impl<K> Default for State<K> {
 }
 
 impl<K: Resource> State<K> {
-    /// Whether a reader sees anything new.
-    fn take(&mut self, event: Event<K>) -> bool {
+    /// Applies an event; answers whether a reader sees anything new.
+    fn apply(&mut self, event: Event<K>) -> bool {
         match event {
             Event::Init => self.coming.clear(),
-            Event::InitApply(object) => drop(keep(&mut self.coming, object)),
+            Event::InitApply(object) => drop(store(&mut self.coming, object)),
             Event::InitDone => {
                 let before = std::mem::replace(&mut self.objects, std::mem::take(&mut self.coming));
                 let lost: Vec<_> =
@@ -162,11 +162,11 @@ impl<K: Resource> State<K> {
                 return true;
             }
             Event::Apply(object) => {
-                keep(&mut self.objects, object);
+                store(&mut self.objects, object);
                 return true;
             }
             Event::Delete(object) => {
-                let last = keep(&mut self.objects, object);
+                let last = store(&mut self.objects, object);
                 self.objects.remove(&uid(last.as_ref()));
                 self.end(last);
                 return true;
@@ -176,7 +176,7 @@ impl<K: Resource> State<K> {
     }
 
     fn end(&mut self, object: Arc<K>) {
-        if self.gone.len() == GONE {
+        if self.gone.len() == MAX_DELETED {
             self.gone.pop_front();
         }
         self.gone.push_back(object);
@@ -187,40 +187,40 @@ fn uid<K: Resource>(object: &K) -> String {
     object.meta().uid.clone().unwrap_or_default()
 }
 
-fn keep<K: Resource>(objects: &mut BTreeMap<String, Arc<K>>, mut object: K) -> Arc<K> {
-    // The longest part of most objects, and nobody's business here.
+fn store<K: Resource>(objects: &mut BTreeMap<String, Arc<K>>, mut object: K) -> Arc<K> {
+    // It is the longest part of most objects, and nobody reads it here.
     object.managed_fields_mut().clear();
     let object = Arc::new(object);
     objects.insert(uid(object.as_ref()), object.clone());
     object
 }
 
-/// Between attempts, doubled up to a bound: a server that is back is to be heard soon.
+/// The pause between two attempts. It doubles up to a low bound, so that a server that is back is heard soon.
 #[derive(Debug)]
-struct Pause(Duration);
+struct WatchBackoff(Duration);
 
-const FIRST: Duration = Duration::from_millis(200);
-const LONGEST: Duration = Duration::from_secs(5);
+const MIN_BACKOFF: Duration = Duration::from_millis(200);
+const MAX_BACKOFF: Duration = Duration::from_secs(5);
 
-impl Default for Pause {
+impl Default for WatchBackoff {
     fn default() -> Self {
-        Pause(FIRST)
+        WatchBackoff(MIN_BACKOFF)
     }
 }
 
-impl Iterator for Pause {
+impl Iterator for WatchBackoff {
     type Item = Duration;
 
     fn next(&mut self) -> Option<Duration> {
         let pause = self.0;
-        self.0 = (pause * 2).min(LONGEST);
+        self.0 = (pause * 2).min(MAX_BACKOFF);
         Some(pause)
     }
 }
 
-impl Backoff for Pause {
+impl Backoff for WatchBackoff {
     fn reset(&mut self) {
-        self.0 = FIRST;
+        self.0 = MIN_BACKOFF;
     }
 }
 
@@ -245,15 +245,15 @@ mod tests {
     #[test]
     fn a_list_replaces_what_was_known_only_once_it_is_complete() {
         let mut state = State::default();
-        assert!(!state.take(Event::Init) && !state.take(Event::InitApply(pod("a", "1"))));
+        assert!(!state.apply(Event::Init) && !state.apply(Event::InitApply(pod("a", "1"))));
         assert!(uids(&state).is_empty() && !state.complete);
-        assert!(state.take(Event::InitDone));
+        assert!(state.apply(Event::InitDone));
         assert!(state.complete && uids(&state) == ["1"]);
         // The watch broke: a list that is under way hides nothing.
-        state.take(Event::Init);
+        state.apply(Event::Init);
         assert_eq!(uids(&state), ["1"]);
-        state.take(Event::InitApply(pod("a", "2")));
-        state.take(Event::InitDone);
+        state.apply(Event::InitApply(pod("a", "2")));
+        state.apply(Event::InitDone);
         assert_eq!(uids(&state), ["2"]);
         assert_eq!(state.gone.iter().map(|p| uid(p.as_ref())).collect::<Vec<_>>(), ["1"], "its end was missed");
     }
@@ -261,17 +261,17 @@ mod tests {
     #[test]
     fn one_that_ends_is_told_as_it_was_last() {
         let mut state = State::default();
-        state.take(Event::Apply(pod("a", "1")));
+        state.apply(Event::Apply(pod("a", "1")));
         let mut last = pod("a", "1");
         last.metadata.generation = Some(7);
-        assert!(state.take(Event::Delete(last)));
+        assert!(state.apply(Event::Delete(last)));
         assert!(uids(&state).is_empty());
         assert_eq!(state.gone.pop_front().unwrap().metadata.generation, Some(7));
     }
 
     #[test]
     fn pauses_grow_up_to_a_bound() {
-        let pauses: Vec<_> = Pause::default().take(8).collect();
-        assert_eq!((pauses[0], pauses[1], pauses[7]), (FIRST, FIRST * 2, LONGEST));
+        let pauses: Vec<_> = WatchBackoff::default().take(8).collect();
+        assert_eq!((pauses[0], pauses[1], pauses[7]), (MIN_BACKOFF, MIN_BACKOFF * 2, MAX_BACKOFF));
     }
 }

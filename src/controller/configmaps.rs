@@ -1,6 +1,7 @@
 //! The catalogue from a cluster: ConfigMaps with the label `rowlock.dev/job-types: "true"`. Each of their keys holds
 //! a file as `rowlock types apply` takes it. All of a ConfigMap is loaded or nothing: with a mistake in it the last
-//! good version stays. What is taken out of one ends: a schedule at once, a type when no job of it is left.
+//! good version stays. An entry that is taken out of a ConfigMap ends: a schedule at once, a type when no job of it
+//! is left.
 
 use std::{
     collections::{HashMap, hash_map::DefaultHasher},
@@ -15,7 +16,7 @@ use serde_json::Value;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{fault::Fault, lead::Reign, store::Store};
+use super::{lead::LeaderTerm, scaler_error::ScalerError, store::Store};
 use crate::{
     Error,
     catalog::{self, Catalog},
@@ -23,12 +24,12 @@ use crate::{
 };
 
 const LABEL: &str = "rowlock.dev/job-types=true";
-/// What could not be done is tried again so often: a type whose jobs are still there, a refused ConfigMap.
-const AGAIN: Duration = Duration::from_secs(60);
-/// Without news, the leadership is asked after so often.
-const LOOK: Duration = Duration::from_secs(1);
+/// A ConfigMap that was refused, or whose types still have jobs, is tried again after this time.
+const RETRY_AFTER: Duration = Duration::from_secs(60);
+/// Without a change, the leadership is asked after this often.
+const LEADER_POLL: Duration = Duration::from_secs(1);
 
-/// Where the ConfigMaps are, and where is told what is wrong with one.
+/// The cluster that has the ConfigMaps, and the Events that say what is wrong with one.
 #[derive(Debug, Clone)]
 #[allow(missing_docs)]
 pub struct Source {
@@ -36,20 +37,25 @@ pub struct Source {
     pub events: Events,
 }
 
-/// Until `end`, whenever this controller leads.
-pub(super) async fn sync(store: Store, source: Source, reign: watch::Receiver<Option<Reign>>, end: CancellationToken) {
+/// Loads the ConfigMaps while this controller leads, until `end`.
+pub(super) async fn sync(
+    store: Store,
+    source: Source,
+    term: watch::Receiver<Option<LeaderTerm>>,
+    end: CancellationToken,
+) {
     let changed = Arc::new(Notify::new());
     let maps = source.cluster.watch::<ConfigMap>(LABEL, changed.clone());
     let mut sync = Sync { store, source, maps, epoch: -1, done: HashMap::new() };
     loop {
-        let leads = reign.borrow().filter(Reign::lasts);
+        let leads = term.borrow().filter(LeaderTerm::lasts);
         if let Some(leads) = leads
             && let Err(error) = sync.round(leads.epoch).await
         {
             tracing::warn!(%error, "the catalogue cannot be loaded; it is tried again");
         }
         tokio::select! {
-            () = tokio::time::sleep(LOOK) => {}
+            () = tokio::time::sleep(LEADER_POLL) => {}
             () = changed.notified(), if leads.is_some() => {}
             () = end.cancelled() => return,
         }
@@ -61,13 +67,13 @@ struct Sync {
     source: Source,
     maps: Watched<ConfigMap>,
     epoch: i64,
-    /// By source: the version that was dealt with, and when it is looked at again.
+    /// By source: the version that was dealt with, and when it is tried again.
     done: HashMap<String, (String, Option<Instant>)>,
 }
 
 impl Sync {
     async fn round(&mut self, epoch: i64) -> Result<(), Error> {
-        // Nothing is taken away before it is known what is there.
+        // No entry is removed before all ConfigMaps are known.
         let Some(maps) = self.maps.all() else { return Ok(()) };
         let prefix = format!("configmap {}/", self.source.cluster.namespace());
         let name = |m: &ConfigMap| format!("{prefix}{}", m.metadata.name.as_deref().unwrap_or_default());
@@ -86,7 +92,7 @@ impl Sync {
             };
             if self.done.get(&source).is_none_or(is_due) {
                 let again = self.load(&source, map).await?;
-                self.done.insert(source, (version, again.then(|| Instant::now() + AGAIN)));
+                self.done.insert(source, (version, again.then(|| Instant::now() + RETRY_AFTER)));
             }
         }
         let gone: Vec<String> = self.done.keys().filter(|s| !there.contains(s)).cloned().collect();
@@ -99,13 +105,13 @@ impl Sync {
             tracing::info!(source, complete = all, "a source of the catalogue is gone");
             match all {
                 true => drop(self.done.remove(&source)),
-                false => drop(self.done.insert(source, (String::new(), Some(Instant::now() + AGAIN)))),
+                false => drop(self.done.insert(source, (String::new(), Some(Instant::now() + RETRY_AFTER)))),
             }
         }
         Ok(())
     }
 
-    /// Loads one; whether it has to be tried again.
+    /// Loads one ConfigMap; answers whether it has to be tried again.
     async fn load(&self, source: &str, map: &ConfigMap) -> Result<bool, Error> {
         let answer = match read(map) {
             Ok((catalog, digest)) => {
@@ -113,7 +119,7 @@ impl Sync {
                 let schedules = Value::Array(catalog.schedules.iter().map(catalog::Schedule::row).collect());
                 self.store.sync_catalog(self.epoch, source, &digest, &types, &schedules).await
             }
-            Err(fault) => return self.refuse(source, map, &fault).await,
+            Err(problem) => return self.report_invalid(source, map, &problem).await,
         };
         match answer {
             Ok(complete) => {
@@ -121,21 +127,21 @@ impl Sync {
                 Ok(!complete)
             }
             Err(error) if error.code() == Some("RL030") || error.is_transient() => Err(error),
-            Err(error) => self.refuse(source, map, &error.to_string()).await,
+            Err(error) => self.report_invalid(source, map, &error.to_string()).await,
         }
     }
 
-    async fn refuse(&self, source: &str, map: &ConfigMap, fault: &str) -> Result<bool, Error> {
-        tracing::error!(source, fault, "refused; what was loaded before stays");
-        let note = format!("{fault}. Correct it; until then the last good version stays");
-        self.source.events.tell(map.object_ref(&()), Kind::Warning, "InvalidCatalog", note);
+    async fn report_invalid(&self, source: &str, map: &ConfigMap, problem: &str) -> Result<bool, Error> {
+        tracing::error!(source, problem, "refused; the version that was loaded before stays");
+        let note = format!("{problem}. Correct it; until then the last good version stays");
+        self.source.events.publish(map.object_ref(&()), Kind::Warning, "InvalidCatalog", note);
         let name = map.metadata.name.as_deref().unwrap_or_default();
-        self.store.count_fault(self.epoch, name, Fault::InvalidCatalog).await?;
+        self.store.count_error(self.epoch, name, ScalerError::InvalidCatalog).await?;
         Ok(true)
     }
 }
 
-/// All of its keys as one catalogue, and a digest of their text.
+/// Reads all keys of a ConfigMap as one catalogue, with a digest of their text.
 fn read(map: &ConfigMap) -> Result<(Catalog, String), String> {
     let mut all = Catalog::default();
     let mut hash = DefaultHasher::new();
@@ -166,7 +172,10 @@ mod tests {
         assert_eq!((catalog.types.len(), catalog.schedules.len()), (2, 1));
         assert_ne!(digest, read(&map(&[("a.yaml", good)])).unwrap().1);
         let bad = "types:\n  - name: a\n    command: [x]\n    tiemout: 1s\n";
-        let fault = read(&map(&[("a.yaml", good), ("b.yaml", bad)])).map(drop).unwrap_err();
-        assert!(fault.starts_with("b.yaml: ") && fault.contains("line 4") && fault.contains("tiemout"), "{fault}");
+        let problem = read(&map(&[("a.yaml", good), ("b.yaml", bad)])).map(drop).unwrap_err();
+        assert!(
+            problem.starts_with("b.yaml: ") && problem.contains("line 4") && problem.contains("tiemout"),
+            "{problem}"
+        );
     }
 }

@@ -21,7 +21,7 @@ const DEADBAND_LARGE: f64 = 0.05;
 /// Dead rows that an older transaction keeps are walked by every claimer: replicas are added one by one.
 const OLD_TRANSACTION_SECONDS: f64 = 600.0;
 
-/// How many replicas there should be. `demand` is none if it could not be read.
+/// Decides how many replicas there should be. `demand` is none if it could not be read.
 ///
 /// # Example
 /// ```
@@ -45,7 +45,7 @@ pub fn decide(
     }
     let outcome = match (limits.pin_replicas, demand) {
         (Some(pin), _) => Outcome::new(pin, Reason::Pinned),
-        // Held even above the bounds: what is not known must not cost capacity.
+        // The size holds even above the bounds: unknown demand must not cost capacity.
         (None, None) if current.replicas < limits.min_replicas => {
             Outcome::new(limits.min_replicas, Reason::BelowMin).clamped(Clamp::MinReplicas)
         }
@@ -113,7 +113,7 @@ impl Outcome {
     }
 }
 
-/// All that bounds the step from the present number to the needed one.
+/// Everything that bounds the step from the present number to the needed one.
 struct Bounded<'a> {
     demand: &'a Demand,
     limits: &'a Limits,
@@ -133,11 +133,11 @@ impl Bounded<'_> {
             return Outcome::new(max, Reason::AboveMax).clamped(Clamp::MaxReplicas);
         }
         let needed = self.replicas(self.need.slots);
-        let kept = self.with_room(self.recent).clamp(min, max);
+        let floor = self.with_room(self.recent).clamp(min, max);
         let outcome = if needed.clamp(min, max) > present {
             self.grow(needed, max)
-        } else if kept < present {
-            self.shrink(kept)
+        } else if floor < present {
+            self.shrink(floor)
         } else {
             self.stay(needed, min)
         };
@@ -148,7 +148,7 @@ impl Bounded<'_> {
     }
 
     fn replicas(&self, slots: f64) -> u32 {
-        // Less than a thousandth of a millionth is what floating point adds by itself.
+        // Floating point alone adds less than a thousandth of a millionth.
         (slots / f64::from(self.slots) - 1e-9).ceil().clamp(0.0, f64::from(u32::MAX)) as u32
     }
 
@@ -186,7 +186,7 @@ impl Bounded<'_> {
         Outcome { wanted, reason, clamp }
     }
 
-    fn shrink(&self, kept: u32) -> Outcome {
+    fn shrink(&self, floor: u32) -> Outcome {
         let present = self.current.replicas;
         if let Rule::TargetWait(wait) = self.limits.rule
             && self.demand.oldest_age_seconds() > wait.as_secs_f64()
@@ -199,9 +199,9 @@ impl Bounded<'_> {
         let (_, most) = self.history.replicas(STEP_PERIOD, self.now, present);
         let running = self.replicas(self.demand.running() as f64);
         let step = most / 2;
-        let wanted = kept.max(running).max(step).min(present);
-        let clamp = if wanted == kept {
-            (kept > 0 && kept == self.limits.min_replicas && kept > self.replicas(self.recent))
+        let wanted = floor.max(running).max(step).min(present);
+        let clamp = if wanted == floor {
+            (floor > 0 && floor == self.limits.min_replicas && floor > self.replicas(self.recent))
                 .then_some(Clamp::MinReplicas)
         } else if running >= step {
             Some(Clamp::RunningWork)

@@ -1,11 +1,11 @@
-//! The answer: how many replicas, and why.
+//! The answer: a number of replicas, and the reason.
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use super::demand::{Connections, Current, Demand, TypeDemand};
 
-/// Why it is so many. The names are those of the metrics and of `rowlock.decisions`.
+/// The reason of a decision. The names are those of the metrics and of `rowlock.decisions`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
@@ -45,7 +45,7 @@ pub enum Reason {
     ToZero,
 }
 
-/// What asks for most.
+/// The part of the demand that asks for most.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Term {
@@ -61,7 +61,7 @@ pub enum Term {
     Arriving,
 }
 
-/// What kept the number from being what was needed.
+/// The bound that kept the number from the needed one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Clamp {
@@ -81,30 +81,30 @@ pub enum Clamp {
     RunningWork,
 }
 
-/// How many replicas there should be, and why: a row of `rowlock.decisions`.
+/// A number of replicas with its reason: a row of `rowlock.decisions`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Decision {
-    /// When.
+    /// The time of the decision.
     pub at: DateTime<Utc>,
     /// Replicas before.
     pub current: u32,
     /// Replicas from now on.
     pub wanted: u32,
-    /// Why.
+    /// The reason.
     pub reason: Reason,
-    /// What asked for most; none where nothing did.
+    /// The part of the demand that asked for most; none where nothing did.
     pub term: Option<Term>,
-    /// What kept it from being what was needed.
+    /// The bound that kept the number from the needed one.
     pub clamp: Option<Clamp>,
-    /// What the demand needs now, in slots; none where it was not worked out.
+    /// The present need, in slots; none where it was not worked out.
     pub need_slots: Option<f64>,
-    /// Only said, not to be done.
+    /// The decision is only recorded, not carried out.
     pub dry_run: bool,
-    /// All it was made from.
+    /// The facts behind it.
     pub inputs: Inputs,
 }
 
-/// What a decision was made from.
+/// The facts behind a decision.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Inputs {
     /// Jobs that a replica runs at once.
@@ -117,7 +117,7 @@ pub struct Inputs {
     pub target_wait_seconds: Option<f64>,
     /// The backlog rule, where it is used.
     pub jobs_per_replica: Option<u32>,
-    /// How long the highest need holds.
+    /// The highest need holds this long.
     pub scale_down_delay_seconds: f64,
     /// The work that arrives, in slots.
     pub load_slots: f64,
@@ -133,7 +133,7 @@ pub struct Inputs {
     pub scheduled_soon: u64,
     /// Jobs running, over all types.
     pub running: u64,
-    /// How long the oldest pending job has been due.
+    /// The oldest pending job has been due this long.
     pub oldest_age_seconds: f64,
     /// Jobs a second that became due, over a minute.
     pub rate_60s: f64,
@@ -145,7 +145,7 @@ pub struct Inputs {
     pub replicas: Current,
     /// The types in short: the first [`TYPES_KEPT`](Self::TYPES_KEPT) of those with demand.
     pub types: Vec<TypeDemand>,
-    /// How many types more there are.
+    /// The number of further types.
     pub types_left_out: usize,
 }
 

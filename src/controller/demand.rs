@@ -1,4 +1,4 @@
-//! What a decision is made from: the demand on the queues, and the replicas there are.
+//! The facts behind a decision: the demand on the queues, and the replicas.
 
 use serde::{Deserialize, Serialize};
 
@@ -10,16 +10,15 @@ pub struct TypeDemand {
     /// The job's type.
     #[serde(rename = "type")]
     pub job_type: String,
-    /// Due and not claimed.
+    /// Jobs that are due and not claimed.
     pub pending: u64,
-    /// Due before a replica ordered now could have started.
+    /// Jobs that become due before a replica that is ordered now could have started.
     pub scheduled_soon: u64,
-    /// Claimed and not ended.
+    /// Jobs that are claimed and have not ended.
     pub running: u64,
-    /// How long the oldest pending job has been due.
+    /// The oldest pending job has been due this long.
     pub oldest_age_seconds: f64,
-    /// How long the running jobs have been running, on average. What is running already can be far longer than
-    /// an average job.
+    /// The running jobs have run this long, on average. They can be far longer than an average job.
     pub running_age_seconds: Option<f64>,
     /// Jobs a second that ended, over 10 seconds.
     pub ended_10s: Option<f64>,
@@ -27,51 +26,51 @@ pub struct TypeDemand {
     pub rate_10s: f64,
     /// Jobs a second that became due, over 60 seconds.
     pub rate_60s: f64,
-    /// A job's time: the mean of many, for few jobs' mean is chance.
+    /// The time of a job: the mean of many, since the mean of few is chance.
     pub service_seconds: Option<f64>,
-    /// A job's time, declared as `expected` of its type; used until one was measured.
+    /// The time of a job as its type declares it (`expected`). It is used until one was measured.
     pub expected_seconds: Option<f64>,
 }
 
 /// The demand on all queues of one Deployment, and the state of the database it was read from.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Demand {
-    /// By queue and type.
+    /// The demand by queue and type.
     pub types: Vec<TypeDemand>,
     /// The age of the database's oldest transaction.
     pub oldest_transaction_seconds: Option<f64>,
-    /// What the database can still take.
+    /// The connections that the database can still take.
     pub connections: Option<Connections>,
 }
 
 /// The database's connections.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Connections {
-    /// How many more it accepts.
+    /// The database accepts so many more.
     pub free: u32,
-    /// How many a replica opens.
+    /// A replica opens so many.
     pub per_replica: u32,
 }
 
-/// The replicas there are.
+/// The replicas that exist.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Current {
-    /// What the scale target is set to.
+    /// The size that the Deployment is set to.
     pub replicas: u32,
-    /// Of these, the ones whose worker claims jobs.
+    /// The replicas whose worker claims jobs.
     pub ready: u32,
-    /// How long ago each of those was ordered that have not started yet.
+    /// For each replica that has not started yet: the time since its order.
     pub starting_seconds: Vec<f64>,
-    /// Of those, the ones no node has room for.
+    /// The replicas among those that no node has room for.
     pub unschedulable: u32,
-    /// How long a replica takes from its order to its first claim: measured, a high quantile.
+    /// The time from the order of a replica to its first claim: a high quantile of the measured ones.
     pub start_seconds: Option<f64>,
     /// Slots that a worker reports.
     pub slots: Option<u32>,
 }
 
 impl TypeDemand {
-    /// What a job takes: measured, or else declared.
+    /// The time of a job: the measured one, or else the declared one.
     pub(crate) fn service(&self) -> Option<f64> {
         self.service_seconds.or(self.expected_seconds)
     }
@@ -82,17 +81,17 @@ impl TypeDemand {
 }
 
 impl Demand {
-    /// Claimed and not ended, over all types.
+    /// Jobs that are claimed and have not ended, over all types.
     pub fn running(&self) -> u64 {
         self.types.iter().map(|t| t.running).sum()
     }
 
-    /// Due and not claimed, over all types.
+    /// Jobs that are due and not claimed, over all types.
     pub fn pending(&self) -> u64 {
         self.types.iter().map(|t| t.pending).sum()
     }
 
-    /// How long the oldest pending job has been due.
+    /// The oldest pending job has been due this long.
     pub fn oldest_age_seconds(&self) -> f64 {
         self.types.iter().filter(|t| t.pending > 0).map(|t| t.oldest_age_seconds).fold(0.0, f64::max)
     }

@@ -3,7 +3,7 @@
 use super::decision::{Clamp, Decision, Inputs, Reason, Term};
 
 impl Decision {
-    /// One paragraph for people: what was decided, from what, and what held it back.
+    /// Explains the decision to people, in one paragraph: the step, the facts, and the bound that held it back.
     pub fn explain(&self) -> String {
         let mut text = format!("{}: {}.", self.step(), self.because());
         if self.need_slots.is_some() {

@@ -1,4 +1,4 @@
-//! What earlier decisions found: it holds a scale-in back, and limits how fast replicas come and go.
+//! Earlier decisions: they hold a scale-in back, and limit how fast replicas come and go.
 
 use std::collections::VecDeque;
 
@@ -6,8 +6,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::decision::Decision;
 
-/// Without a decision for so long, what happened between is not known: the history starts anew.
-const GAP: TimeDelta = TimeDelta::seconds(30);
+/// After a longer time without a decision the history starts anew: nobody knows what happened in between.
+const MAX_GAP: TimeDelta = TimeDelta::seconds(30);
 
 /// Earlier decisions of one Deployment, oldest first. Kept in Postgres as rows of `rowlock.decisions`, so that a
 /// restart or another leader goes on with it.
@@ -32,22 +32,22 @@ impl History {
         }
     }
 
-    /// As [`remember`](Self::remember), from the columns of a stored decision.
+    /// Adds the columns of a stored decision, as [`remember`](Self::remember) does.
     pub fn add(&mut self, at: DateTime<Utc>, need_slots: f64, wanted: u32, keep: TimeDelta) {
-        if self.past.back().is_some_and(|last| at - last.at > GAP) {
+        if self.past.back().is_some_and(|last| at - last.at > MAX_GAP) {
             self.past.clear();
         }
         self.past.push_back(Past { at, need_slots, wanted });
-        // One that is older than the window stays: it tells that the whole window was seen.
+        // A decision that is older than the window stays: it tells that the whole window was seen.
         while self.past.get(1).is_some_and(|second| second.at <= at - keep) {
             self.past.pop_front();
         }
     }
 
-    /// Whether every moment of the window was seen.
+    /// Whether there were decisions throughout the window.
     pub(crate) fn covers(&self, window: TimeDelta, now: DateTime<Utc>) -> bool {
         self.past.front().is_some_and(|first| first.at <= now - window)
-            && self.past.back().is_some_and(|last| now - last.at <= GAP)
+            && self.past.back().is_some_and(|last| now - last.at <= MAX_GAP)
     }
 
     /// The highest need within the window, in slots.

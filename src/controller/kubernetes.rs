@@ -1,11 +1,11 @@
-//! Deployments as what is scaled: those with the label `rowlock.dev/worker: "true"`, by their annotations. Its
-//! rooms: `pod`, what a Pod's state means; `view`, a Deployment with its Pods as replicas; `mark`, which
-//! of them go first; `size`, what it is set to.
+//! Deployments with the label `rowlock.dev/worker: "true"` as the target. Its rooms: `pod`, the meaning of a Pod's
+//! state; `view`, a Deployment with its Pods as replicas; `mark`, the choice of the Pods that go first; `size`, the
+//! changes of the number.
 //!
-//! A look reads the local copies that two watches keep, and costs no request; only what is done does. While the
-//! API server is away what was seen last holds, and nothing is asked of it but now and then.
+//! An observation reads the local copies that two watches keep, and costs no request; only acts do. While the API
+//! server is away the last observation holds, and calls to it are rare.
 //!
-//! What the service account needs, in its namespace and nothing else:
+//! The service account needs these rights, in its namespace only:
 //!
 //! ```yaml
 //! - {apiGroups: [apps], resources: [deployments], verbs: [list, watch]}
@@ -39,20 +39,20 @@ use self::{
     size::{Answer, Change, Plan, Size},
     view::{Known, uid},
 };
-use super::target::{Look, News, Target};
+use super::target::{Notice, Snapshot, Target, TargetError};
 use crate::cluster::{Cluster, ClusterError, Events, Kind, Watched};
 
 /// The label of a Deployment that is scaled.
 pub const LABEL: &str = "rowlock.dev/worker=true";
-/// Every Pod of a Deployment has it.
-const PODS: &str = "pod-template-hash";
+/// Every Pod of a Deployment has this label.
+const POD_SELECTOR: &str = "pod-template-hash";
 
-/// After a call that did not reach the API server the next one is made only then.
-const REST: Duration = Duration::from_secs(2);
-/// Whoever takes Pods away has seen a mark when we have seen it ourselves for so long.
-const SEEN: Duration = Duration::from_millis(1500);
-/// A Pod that was to be taken away and is there after so long was spared: another went.
-const SPARED: Duration = Duration::from_secs(30);
+/// After a call that did not reach the API server, the next one waits this long.
+const API_COOLDOWN: Duration = Duration::from_secs(2);
+/// The controller that deletes Pods has seen a deletion cost when this program has seen it for this time.
+const DELETION_COST_SETTLE: Duration = Duration::from_millis(1500);
+/// A Pod that still exists this long after its Deployment was made smaller was spared: another Pod went.
+const POD_DELETE_RETRY: Duration = Duration::from_secs(30);
 
 /// The Deployments of a namespace.
 pub struct Deployments {
@@ -61,26 +61,26 @@ pub struct Deployments {
     deployments: Watched<Deployment>,
     pods: Watched<Pod>,
     changed: Arc<Notify>,
-    /// When each Pod was ordered, as far as we know.
+    /// The time at which each Pod was ordered, as far as it is known.
     ordered: HashMap<String, Instant>,
-    /// Pods that have ended and were told so, but are there still.
+    /// Terminated Pods that were already reported to the database but still exist.
     ended: HashSet<String>,
-    /// By Pod, since when.
+    /// Pods that are to be deleted, and since when.
     stopping: HashMap<String, Instant>,
     memories: HashMap<String, Memory>,
     away_until: Option<Instant>,
 }
 
-/// What is known of a Deployment beside its object.
+/// The facts about a Deployment that its object does not hold.
 struct Memory {
     size: Size,
     short_since: Instant,
-    /// Which Pods are to be marked, and since when exactly those are.
+    /// The marked Pods, and since when exactly those are marked.
     marked: Option<(Vec<String>, Instant)>,
 }
 
 impl Deployments {
-    /// Begins to watch.
+    /// Begins to watch the Deployments of the namespace and their Pods.
     ///
     /// ```no_run
     /// # async fn f(cluster: rowlock::cluster::Cluster, queue: rowlock::JobQueue) -> Result<(), rowlock::Error> {
@@ -96,7 +96,7 @@ impl Deployments {
         Deployments {
             events,
             deployments: cluster.watch(LABEL, changed.clone()),
-            pods: cluster.watch(PODS, changed.clone()),
+            pods: cluster.watch(POD_SELECTOR, changed.clone()),
             cluster,
             changed,
             ordered: HashMap::new(),
@@ -107,7 +107,7 @@ impl Deployments {
         }
     }
 
-    /// The object as it was seen last.
+    /// The object as the watch saw it last.
     fn deployment(&self, name: &str) -> Option<Arc<Deployment>> {
         self.deployments.all()?.into_iter().find(|d| d.metadata.name.as_deref() == Some(name))
     }
@@ -116,10 +116,10 @@ impl Deployments {
         self.away_until.is_some_and(|until| Instant::now() < until)
     }
 
-    /// Remembers whether the API server answers. False for an answer that says: look again.
-    fn heard<T>(&mut self, answer: Result<T, ClusterError>) -> anyhow::Result<Option<T>> {
+    /// Remembers whether the API server answers. None for an answer that says: observe again.
+    fn heard<T>(&mut self, answer: Result<T, ClusterError>) -> Result<Option<T>, TargetError> {
         let away = answer.as_ref().is_err_and(ClusterError::is_away);
-        self.away_until = away.then(|| Instant::now() + REST);
+        self.away_until = away.then(|| Instant::now() + API_COOLDOWN);
         match answer {
             Ok(it) => Ok(Some(it)),
             Err(ClusterError::Conflict(_) | ClusterError::NotFound(_)) => Ok(None),
@@ -127,8 +127,8 @@ impl Deployments {
         }
     }
 
-    /// Changes the size, if the Deployment is still as it was seen.
-    async fn scale(&mut self, name: &str, change: Change) -> anyhow::Result<bool> {
+    /// Changes the size, if the Deployment is still as it was observed.
+    async fn scale(&mut self, name: &str, change: Change) -> Result<bool, TargetError> {
         let Some(deployment) = self.deployment(name).filter(|_| !self.is_away()) else { return Ok(false) };
         let Some(memory) = self.memories.get_mut(name) else { return Ok(false) };
         let (version, seen) = set_to(&deployment);
@@ -151,39 +151,40 @@ impl Deployments {
         Ok(self.heard(answer)?.is_some())
     }
 
-    /// Pods that have ended since the last look, by UID; and what is no longer there is forgotten.
-    fn gone(&mut self, pods: &[Arc<Pod>], ours: &HashSet<String>) -> Vec<String> {
+    /// The UIDs of Pods that have ended since the last observation. Pods that no longer exist are forgotten.
+    fn terminated(&mut self, pods: &[Arc<Pod>], ours: &HashSet<String>) -> Vec<String> {
         let is_ours = |p: &Pod| pod::deployment(p).is_some_and(|d| ours.contains(d));
-        let mut gone: Vec<String> = Vec::new();
+        let mut terminated: Vec<String> = Vec::new();
         for pod in self.pods.take_gone() {
             if is_ours(&pod) && !self.ended.remove(uid(&pod)) {
-                gone.push(uid(&pod).to_owned());
+                terminated.push(uid(&pod).to_owned());
             }
         }
         for pod in pods.iter().filter(|p| is_ours(p) && pod::state(p) == State::Ended) {
             if self.ended.insert(uid(pod).to_owned()) {
-                gone.push(uid(pod).to_owned());
+                terminated.push(uid(pod).to_owned());
             }
         }
         let there: HashSet<&str> = pods.iter().map(|p| uid(p)).collect();
         self.ordered.retain(|key, _| there.contains(key.as_str()));
         self.ended.retain(|key| there.contains(key.as_str()));
         let now = Instant::now();
-        self.stopping.retain(|key, since| there.contains(key.as_str()) && now.duration_since(*since) < SPARED);
-        gone
+        self.stopping
+            .retain(|key, since| there.contains(key.as_str()) && now.duration_since(*since) < POD_DELETE_RETRY);
+        terminated
     }
 }
 
-/// The version that is seen, and the size it has.
+/// The version that the watch shows, and its size.
 fn set_to(deployment: &Deployment) -> (&str, u32) {
     let size = deployment.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1);
     (deployment.metadata.resource_version.as_deref().unwrap_or_default(), u32::try_from(size).unwrap_or(0))
 }
 
 impl Target for Deployments {
-    async fn look(&mut self) -> anyhow::Result<Look> {
+    async fn observe(&mut self) -> Result<Snapshot, TargetError> {
         let (Some(deployments), Some(pods)) = (self.deployments.all(), self.pods.all()) else {
-            return Ok(Look::default());
+            return Ok(Snapshot::default());
         };
         let now = Instant::now();
         let new = || Memory { size: Size::default(), short_since: now, marked: None };
@@ -191,7 +192,7 @@ impl Target for Deployments {
             self.memories.entry(d.metadata.name.clone().unwrap_or_default()).or_insert_with(new);
         }
         let ours: HashSet<String> = self.memories.keys().cloned().collect();
-        let gone = self.gone(&pods, &ours);
+        let terminated = self.terminated(&pods, &ours);
         let mut by_deployment: HashMap<&str, Vec<&Pod>> = HashMap::new();
         for pod in &pods {
             if let Some(name) = pod::deployment(pod).filter(|d| ours.contains(*d)) {
@@ -199,7 +200,7 @@ impl Target for Deployments {
                 by_deployment.entry(name).or_default().push(pod);
             }
         }
-        let mut look = Look { gone, ..Look::default() };
+        let mut snapshot = Snapshot { terminated, ..Snapshot::default() };
         for d in deployments.iter().filter(|d| d.metadata.deletion_timestamp.is_none()) {
             let name = d.metadata.name.as_deref().unwrap_or_default();
             let pods = by_deployment.get(name).map(Vec::as_slice).unwrap_or_default();
@@ -212,32 +213,32 @@ impl Target for Deployments {
             }
             let known =
                 Known { ordered: &self.ordered, stopping: &self.stopping, short_since: memory.short_since, now };
-            look.deployments.push(view::scaled(d, pods, set_to, &known));
-            look.anew.extend(pods.iter().filter_map(|p| Some((uid(p).to_owned(), pod::anew(p)?))));
+            snapshot.deployments.push(view::scaled(d, pods, set_to, &known));
+            snapshot.restarted.extend(pods.iter().filter_map(|p| Some((uid(p).to_owned(), pod::restarted(p)?))));
         }
-        // A Deployment that is gone is remembered for as long as it has Pods: their ends are to be told.
+        // A deleted Deployment is remembered for as long as it has Pods: their ends have to be reported.
         let seen: HashSet<&str> = deployments.iter().filter_map(|d| d.metadata.name.as_deref()).collect();
         self.memories.retain(|name, _| seen.contains(name.as_str()) || by_deployment.contains_key(name.as_str()));
-        Ok(look)
+        Ok(snapshot)
     }
 
-    async fn grow(&mut self, deployment: &str, to: u32) -> anyhow::Result<bool> {
+    async fn grow(&mut self, deployment: &str, to: u32) -> Result<bool, TargetError> {
         self.scale(deployment, Change::AtLeast(to)).await
     }
 
-    async fn may_shrink(&mut self, deployment: &str) -> anyhow::Result<bool> {
+    async fn may_shrink(&mut self, deployment: &str) -> Result<bool, TargetError> {
         let Some(seen) = self.deployment(deployment).filter(|_| !self.is_away()) else { return Ok(false) };
         if !view::is_settled(&seen) {
             return Ok(false);
         }
-        // Workers that drain do not work: not before the API server is known to answer.
+        // Draining workers do not work, so none drains before the API server is known to answer.
         let api = self.cluster.api::<Deployment>();
         let what = format!("get scale of deployment {deployment}");
         let answer = self.cluster.call(&what, api.get_scale(deployment)).await;
         Ok(self.heard(answer)?.is_some())
     }
 
-    async fn mark(&mut self, deployment: &str, replicas: &[String]) -> anyhow::Result<bool> {
+    async fn mark(&mut self, deployment: &str, replicas: &[String]) -> Result<bool, TargetError> {
         let Some(pods) = self.pods.all().filter(|_| !self.is_away()) else { return Ok(false) };
         let own: Vec<&Pod> = pods.iter().map(Arc::as_ref).filter(|p| pod::deployment(p) == Some(deployment)).collect();
         let (surplus, lacking) = mark::differ(&own, replicas);
@@ -248,7 +249,7 @@ impl Target for Deployments {
             if marked.0 != replicas {
                 *marked = (replicas.to_vec(), Instant::now());
             }
-            return Ok(marked.1.elapsed() >= SEEN);
+            return Ok(marked.1.elapsed() >= DELETION_COST_SETTLE);
         }
         memory.marked = None;
         for answer in mark::change(&self.cluster, &surplus, &lacking).await {
@@ -257,7 +258,7 @@ impl Target for Deployments {
         Ok(false)
     }
 
-    async fn stop(&mut self, deployment: &str, replicas: &[String]) -> anyhow::Result<bool> {
+    async fn stop(&mut self, deployment: &str, replicas: &[String]) -> Result<bool, TargetError> {
         let fewer = u32::try_from(replicas.len()).unwrap_or(u32::MAX);
         let done = self.scale(deployment, Change::Fewer(fewer)).await?;
         if done {
@@ -267,14 +268,14 @@ impl Target for Deployments {
         Ok(done)
     }
 
-    fn tell(&mut self, deployment: &str, news: News<'_>) {
+    fn publish(&mut self, deployment: &str, notice: Notice<'_>) {
         let Some(at) = self.deployment(deployment).map(|d| d.object_ref(&())) else { return };
-        match news {
-            News::Decided(decision) => {
+        match notice {
+            Notice::Decided(decision) => {
                 let reason = if decision.wanted > decision.current { "ScalingOut" } else { "ScalingIn" };
-                self.events.tell(at, Kind::Normal, reason, decision.explain());
+                self.events.publish(at, Kind::Normal, reason, decision.explain());
             }
-            News::Invalid(error) => self.events.tell(at, Kind::Warning, "InvalidAnnotations", error.to_string()),
+            Notice::Invalid(error) => self.events.publish(at, Kind::Warning, "InvalidAnnotations", error.to_string()),
         }
     }
 

@@ -1,4 +1,4 @@
-//! The leadership: a row in Postgres with a lease and the number of the reign.
+//! The leadership: a row in Postgres with a lease and the number of the leader's term.
 
 use std::time::{Duration, Instant};
 
@@ -8,17 +8,18 @@ use uuid::Uuid;
 
 use super::store::{Led, Store};
 
-/// A reign of this controller.
+/// A term in which this controller leads.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Reign {
-    /// Every write names it, and is refused when it is over.
+pub(super) struct LeaderTerm {
+    /// Every write of a leader names this number, and is refused when the term is over.
     pub epoch: i64,
-    /// By this process's monotonic clock, from before the question was sent: never later than the database's.
+    /// The lease lasts at least until then. The time is on this process's monotonic clock, from before the question
+    /// was sent, so it is never later than the database's.
     until: Instant,
 }
 
-impl Reign {
-    /// Whether it is worth trying: what is written is fenced in any case.
+impl LeaderTerm {
+    /// Whether a write is worth trying. A write after the end of the term is refused in any case.
     pub(super) fn lasts(&self) -> bool {
         Instant::now() < self.until
     }
@@ -30,7 +31,7 @@ pub(super) async fn lead(
     id: Uuid,
     name: String,
     lease: Duration,
-    reign: watch::Sender<Option<Reign>>,
+    term: watch::Sender<Option<LeaderTerm>>,
     end: CancellationToken,
 ) {
     loop {
@@ -41,14 +42,14 @@ pub(super) async fn lead(
         };
         let wait = match answer {
             Ok(Led { epoch: Some(epoch), .. }) => {
-                let before = reign.send_replace(Some(Reign { epoch, until: asked + lease }));
-                if before.is_none_or(|r| r.epoch != epoch) {
+                let before = term.send_replace(Some(LeaderTerm { epoch, until: asked + lease }));
+                if before.is_none_or(|t| t.epoch != epoch) {
                     tracing::info!(epoch, "leading");
                 }
                 lease / 5
             }
             Ok(Led { epoch: None, leader, left }) => {
-                if reign.send_replace(None).is_some() {
+                if term.send_replace(None).is_some() {
                     tracing::warn!(leader, "another controller leads now");
                 }
                 // Not before it can be free, and often enough to be there soon after.
@@ -56,7 +57,7 @@ pub(super) async fn lead(
             }
             Err(error) => {
                 tracing::warn!(%error, "the leadership cannot be asked for");
-                reign.send_if_modified(|r| r.take_if(|r| !r.lasts()).is_some());
+                term.send_if_modified(|t| t.take_if(|t| !t.lasts()).is_some());
                 Duration::from_millis(500).min(lease / 5)
             }
         };
@@ -65,8 +66,8 @@ pub(super) async fn lead(
             () = end.cancelled() => break,
         }
     }
-    if let Some(r) = reign.send_replace(None)
-        && let Err(error) = store.resign(r.epoch).await
+    if let Some(term) = term.send_replace(None)
+        && let Err(error) = store.resign(term.epoch).await
     {
         tracing::debug!(%error, "the leadership was not given up; its lease ends by itself");
     }

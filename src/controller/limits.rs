@@ -2,44 +2,44 @@
 
 use std::{collections::BTreeMap, fmt, str::FromStr, time::Duration};
 
-/// What every annotation of ours begins with.
+/// Every annotation of Rowlock begins with this text.
 pub const PREFIX: &str = "rowlock.dev/";
 
-/// Slots of a replica where neither an annotation nor a worker says.
+/// A replica has so many slots where neither an annotation nor a worker says.
 pub const DEFAULT_SLOTS: u32 = 10;
 
-/// How replicas follow from demand.
+/// The rule by which replicas follow from demand.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Rule {
-    /// So many that a ready job waits no longer than this.
+    /// There are so many replicas that a ready job waits no longer than this.
     TargetWait(Duration),
-    /// One for so many pending and running jobs.
+    /// There is one replica for so many pending and running jobs.
     JobsPerReplica(u32),
 }
 
-/// What a Deployment's annotations ask for.
+/// The settings of a Deployment, by its annotations.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Limits {
     /// The queues its workers serve.
     pub queues: Vec<String>,
-    /// Never fewer replicas.
+    /// There are never fewer replicas.
     pub min_replicas: u32,
-    /// Never more.
+    /// There are never more.
     pub max_replicas: u32,
-    /// Jobs a replica runs at once; by default what its workers report.
+    /// A replica runs so many jobs at once; by default its workers report the number.
     pub slots: Option<u32>,
-    /// How replicas follow from demand.
+    /// The rule by which replicas follow from demand.
     pub rule: Rule,
     /// The highest recent need holds this long.
     pub scale_down_delay: Duration,
-    /// This size, whatever the demand and the bounds.
+    /// The size is fixed, whatever the demand and the bounds.
     pub pin_replicas: Option<u32>,
-    /// Decide and record, do not act.
+    /// The controller decides and records, and does not act.
     pub dry_run: bool,
 }
 
 impl Limits {
-    /// The defaults, for a Deployment of these queues.
+    /// The default settings of a Deployment with these queues.
     pub fn new(queues: Vec<String>) -> Limits {
         Limits {
             queues,

@@ -1,4 +1,4 @@
-//! Local processes as replicas: each is `rowlock worker`, started from this program's own file.
+//! Local processes as replicas: each one is `rowlock worker`, started from this program's own file.
 
 use std::{
     path::PathBuf,
@@ -6,7 +6,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::Context;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
     process::{Child, ChildStdin, Command},
@@ -17,39 +16,39 @@ use uuid::Uuid;
 
 use super::{
     limits::Limits,
-    target::{Look, Replica, Scaled, Target},
+    target::{Replica, Scaled, Snapshot, Target, TargetError},
 };
 
-/// One that lived for so long was well.
-const WELL: Duration = Duration::from_secs(10);
-/// After one that was not, the next is not started for twice as long as the time before, up to this.
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
-/// After one that was killed its guardian needs a moment to end the jobs' processes: until then they are not put back.
-const AFTERMATH: Duration = Duration::from_secs(1);
-/// Beyond the worker's own grace, in which it ends by itself.
-const STOP: Duration = Duration::from_secs(35);
+/// A worker that lived this long was healthy.
+const HEALTHY_AFTER: Duration = Duration::from_secs(10);
+/// After a worker that was not, the next start waits twice as long as the one before, up to this time.
+const MAX_RESTART_PAUSE: Duration = Duration::from_secs(10);
+/// The guardian of a killed worker needs this time to end the jobs' processes; the jobs go back after it.
+const GUARDIAN_TIME: Duration = Duration::from_secs(1);
+/// Workers are killed after this time. It is longer than their own grace.
+const STOP_TIMEOUT: Duration = Duration::from_secs(35);
 
-/// How to start one.
+/// The settings of the processes.
 #[derive(Debug, Clone)]
 pub struct LocalOptions {
-    /// What the replicas are called together.
+    /// The name of all replicas together, as that of a Deployment.
     pub name: String,
     /// The program `rowlock`.
     pub program: PathBuf,
-    /// Told in the environment, never in an argument.
+    /// The database. The workers get it by their environment, never by an argument.
     pub database_url: String,
-    /// Which queues, and how many.
+    /// The queues, and the bounds of the number.
     pub limits: Limits,
-    /// Jobs at once in each.
+    /// The number of jobs that each runs at once.
     pub concurrency: u16,
 }
 
-/// The processes.
+/// Workers on this machine, as the target of a controller.
 #[derive(Debug)]
 pub struct LocalProcesses {
     options: LocalOptions,
     running: Vec<Running>,
-    /// Keys of those that have ended, and when their jobs may be put back.
+    /// Keys of replicas that have ended, and the time from which their jobs may be put back.
     ended: Vec<(Instant, String)>,
     children: Signals,
     pause: Duration,
@@ -61,19 +60,19 @@ struct Running {
     number: u32,
     replica: Replica,
     child: Child,
-    /// The worker ends when this is closed, also if we are killed. Apart from the child, which closes its own when
-    /// it is waited for.
-    _leash: Option<ChildStdin>,
+    /// The worker ends when this pipe is closed, also if this process is killed. The child would close it when it is
+    /// waited for, so the pipe is held apart from it.
+    _parent_link: Option<ChildStdin>,
     stopping: bool,
 }
 
 impl LocalProcesses {
-    /// None yet.
+    /// Makes a target without a process.
     ///
     /// # Errors
     /// If the system does not tell when children end.
-    pub fn new(options: LocalOptions) -> anyhow::Result<LocalProcesses> {
-        let children = signal(SignalKind::child()).context("cannot listen for the end of processes")?;
+    pub fn new(options: LocalOptions) -> Result<LocalProcesses, TargetError> {
+        let children = signal(SignalKind::child()).map_err(failed("cannot listen for the end of processes"))?;
         Ok(LocalProcesses {
             options,
             running: Vec::new(),
@@ -84,12 +83,12 @@ impl LocalProcesses {
         })
     }
 
-    fn start(&self) -> anyhow::Result<Running> {
+    fn start(&self) -> Result<Running, TargetError> {
         let numbers: Vec<u32> = self.running.iter().map(|r| r.number).collect();
         let number = (1..).find(|n| !numbers.contains(n)).unwrap_or(u32::MAX);
         let key = Uuid::now_v7().to_string();
         let mut command = Command::new(&self.options.program);
-        // Nothing that steers this program steers its workers.
+        // The variables that steer this program do not steer its workers.
         for (name, _) in std::env::vars_os().filter(|(n, _)| n.to_string_lossy().starts_with("ROWLOCK_")) {
             command.env_remove(name);
         }
@@ -102,63 +101,69 @@ impl LocalProcesses {
         }
         let ordered = Instant::now();
         let mut child = command
-            // Its figures are those of whoever started it, which has the usual port.
+            // The program that started it exports the figures, and has the usual port.
             .arg("--http=127.0.0.1:0")
             .env("DATABASE_URL", &self.options.database_url)
-            // As a Pod would be told: they are the worker's name and what tells its lives apart.
+            // A Pod gets the same variables: they become the worker's name and its identity.
             .env("POD_NAME", format!("{}-{number}", self.options.name))
             .env("POD_UID", &key)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
-            // Out of the terminal's group: Ctrl-C is for us, and we tell them.
+            // Out of the terminal's group: Ctrl-C reaches this program, which then tells the workers.
             .process_group(0)
             .spawn()
-            .with_context(|| format!("cannot start {}", self.options.program.display()))?;
-        let leash = child.stdin.take();
-        Ok(Running { number, replica: Replica { key, ordered, up: true }, child, _leash: leash, stopping: false })
+            .map_err(failed(&format!("cannot start {}", self.options.program.display())))?;
+        let parent_link = child.stdin.take();
+        Ok(Running {
+            number,
+            replica: Replica { key, ordered, up: true },
+            child,
+            _parent_link: parent_link,
+            stopping: false,
+        })
     }
 
-    fn reap(&mut self) -> anyhow::Result<()> {
-        let mut kept = Vec::new();
+    fn reap(&mut self) -> Result<(), TargetError> {
+        let mut alive = Vec::new();
         for mut r in std::mem::take(&mut self.running) {
-            match r.child.try_wait().context("waiting for a worker")? {
-                None => kept.push(r),
+            match r.child.try_wait().map_err(failed("cannot wait for a worker"))? {
+                None => alive.push(r),
                 Some(status) => {
                     if !status.success() && !r.stopping {
                         tracing::warn!(worker = r.number, %status, "a worker ended");
-                        let well = r.replica.ordered.elapsed() > WELL;
-                        self.pause =
-                            if well { Duration::ZERO } else { (self.pause * 2).max(WELL / 50).min(LONGEST_PAUSE) };
+                        let healthy = r.replica.ordered.elapsed() > HEALTHY_AFTER;
+                        let longer = (self.pause * 2).max(HEALTHY_AFTER / 50).min(MAX_RESTART_PAUSE);
+                        self.pause = if healthy { Duration::ZERO } else { longer };
                         self.not_before = Instant::now() + self.pause;
                     }
-                    let after = if status.success() { Duration::ZERO } else { AFTERMATH };
+                    let after = if status.success() { Duration::ZERO } else { GUARDIAN_TIME };
                     self.ended.push((Instant::now() + after, r.replica.key));
                 }
             }
         }
-        self.running = kept;
+        self.running = alive;
         Ok(())
     }
 
-    /// Stops all of them: within their grace, or sooner with `hurry`. None is left when it returns.
+    /// Stops all processes: within their grace, or sooner with `hurry`. No process is left when it returns.
     pub async fn end(mut self, hurry: CancellationToken) {
-        self.running.iter().for_each(tell);
+        self.running.iter().for_each(terminate);
         let mut hurried = false;
-        let deadline = Instant::now() + STOP;
+        let deadline = Instant::now() + STOP_TIMEOUT;
         while self.reap().is_err() || !self.running.is_empty() {
             tokio::select! {
                 _ = self.children.recv() => {}
-                // A signal may have come just before.
+                // The signal may have come just before.
                 () = tokio::time::sleep(Duration::from_millis(100)) => {}
                 () = hurry.cancelled(), if !hurried => {
-                    self.running.iter().for_each(tell);
+                    self.running.iter().for_each(terminate);
                     hurried = true;
                 }
             }
             if Instant::now() > deadline {
                 tracing::error!("workers did not end in time: killed");
                 for r in &mut self.running {
-                    // It may have ended meanwhile.
+                    // The process may have ended meanwhile.
                     let _ = r.child.kill().await;
                 }
             }
@@ -166,10 +171,16 @@ impl LocalProcesses {
     }
 }
 
-/// SIGTERM: it drains; the second: it hurries.
-fn tell(r: &Running) {
+/// An error of the system, with the act that failed.
+fn failed(act: &str) -> impl FnOnce(std::io::Error) -> TargetError {
+    let act = act.to_owned();
+    move |source| TargetError::Process { act, source }
+}
+
+/// Sends SIGTERM: at the first the worker drains, at the second it hurries.
+fn terminate(r: &Running) {
     let pid = r.child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
-    // None: it has ended, and its number may be another's.
+    // A process that has ended has no id here, and its number may be another's.
     if let Some(pid) = pid
         && let Err(error) = kill_process(pid, Signal::TERM)
     {
@@ -178,20 +189,20 @@ fn tell(r: &Running) {
 }
 
 impl Target for LocalProcesses {
-    async fn look(&mut self) -> anyhow::Result<Look> {
+    async fn observe(&mut self) -> Result<Snapshot, TargetError> {
         self.reap()?;
         let now = Instant::now();
-        let gone = self.ended.extract_if(.., |(at, _)| *at <= now).map(|(_, key)| key).collect();
+        let terminated = self.ended.extract_if(.., |(at, _)| *at <= now).map(|(_, key)| key).collect();
         let scaled = Scaled {
             name: self.options.name.clone(),
             limits: Ok(self.options.limits.clone()),
             replicas: self.running.iter().filter(|r| !r.stopping).map(|r| r.replica.clone()).collect(),
             unschedulable: 0,
         };
-        Ok(Look { deployments: vec![scaled], gone, ..Look::default() })
+        Ok(Snapshot { deployments: vec![scaled], terminated, ..Snapshot::default() })
     }
 
-    async fn grow(&mut self, _: &str, to: u32) -> anyhow::Result<bool> {
+    async fn grow(&mut self, _: &str, to: u32) -> Result<bool, TargetError> {
         while self.running.iter().filter(|r| !r.stopping).count() < to as usize && Instant::now() >= self.not_before {
             let started = self.start()?;
             self.running.push(started);
@@ -199,10 +210,10 @@ impl Target for LocalProcesses {
         Ok(true)
     }
 
-    async fn stop(&mut self, _: &str, replicas: &[String]) -> anyhow::Result<bool> {
+    async fn stop(&mut self, _: &str, replicas: &[String]) -> Result<bool, TargetError> {
         for r in self.running.iter_mut().filter(|r| replicas.contains(&r.replica.key)) {
             r.stopping = true;
-            tell(r);
+            terminate(r);
         }
         Ok(true)
     }

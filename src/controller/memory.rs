@@ -1,4 +1,4 @@
-//! What is remembered of one Deployment from turn to turn; which decisions become rows.
+//! The memory of one Deployment between reconciliations, and the choice of decisions that become rows.
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
@@ -12,56 +12,57 @@ use super::{
     decision::Decision, demand::Current, history::History, limits::Limits, observe::Workers, scale_in::ScaleIn,
     target::Scaled,
 };
+use crate::Error;
 
-/// A decision that stays the same is stored so often.
-const UNCHANGED: TimeDelta = TimeDelta::seconds(10);
-/// Steps are limited over less than that, whatever the delay is.
-const LEAST_KEPT: Duration = Duration::from_secs(60);
-/// Starts remembered.
-const STARTS: usize = 20;
+/// A decision that stays the same is stored this often.
+const STORE_UNCHANGED_EVERY: TimeDelta = TimeDelta::seconds(10);
+/// History reaches back at least this far, whatever the delay is: steps are limited over less.
+const MIN_WINDOW: Duration = Duration::from_secs(60);
+/// So many starts are remembered.
+const STARTS_REMEMBERED: usize = 20;
 
 #[derive(Default)]
 pub(super) struct Memory {
     pub history: History,
     pub scale_in: ScaleIn,
     stored: Option<Decision>,
-    /// Replicas whose worker has been seen.
+    /// Replicas whose worker has been seen, and when.
     started: HashMap<String, Instant>,
-    looked: bool,
-    /// How long the last ones took to start.
+    observed: bool,
+    /// The last start times, in seconds.
     starts: VecDeque<f64>,
 }
 
-/// How long history is kept for these limits.
-pub(super) fn kept(limits: &Limits) -> Duration {
-    limits.scale_down_delay.max(LEAST_KEPT)
+/// History reaches back this far under these limits.
+pub(super) fn window(limits: &Limits) -> Duration {
+    limits.scale_down_delay.max(MIN_WINDOW)
 }
 
 impl Memory {
-    /// The replicas as `decide` wants them, and the workers in them.
+    /// Counts the replicas and the workers in them, as `decide` takes them.
     pub(super) fn current(&mut self, scaled: &Scaled, workers: &Workers<'_>) -> Current {
-        let first = !std::mem::replace(&mut self.looked, true);
+        let first = !std::mem::replace(&mut self.observed, true);
         let keys: HashSet<&str> = scaled.replicas.iter().map(|r| r.key.as_str()).collect();
         self.started.retain(|key, _| keys.contains(key.as_str()));
         let mut current = Current { unschedulable: scaled.unschedulable, ..Current::default() };
         for replica in &scaled.replicas {
             match workers.of(&replica.key).first() {
                 Some(worker) => {
-                    // One that was there at the first look started at an unknown time.
+                    // A worker that was there at the first observation started at an unknown time.
                     if self.started.insert(replica.key.clone(), Instant::now()).is_none() && !first {
                         self.starts.push_back(replica.ordered.elapsed().as_secs_f64());
-                        if self.starts.len() > STARTS {
+                        if self.starts.len() > STARTS_REMEMBERED {
                             self.starts.pop_front();
                         }
                     }
                     current.slots = Some(current.slots.map_or(worker.slots, |s| s.min(worker.slots)));
-                    // On its way out: as good as gone.
+                    // A replica whose worker drains does not count any more.
                     if !worker.draining {
                         current.ready += 1;
                         current.replicas += 1;
                     }
                 }
-                // Its worker was here, and has lost its lease: it comes back, or it ends.
+                // Its worker has lost its lease: it registers anew, or the replica ends.
                 None if self.started.contains_key(&replica.key) => current.replicas += 1,
                 None => {
                     current.replicas += 1;
@@ -73,32 +74,32 @@ impl Memory {
         current
     }
 
-    /// A new leader knows what was needed at most, and not when: it counts from now on, and until a whole window was
-    /// seen nothing is taken away.
+    /// Gives a new leader the highest need of before. It is not known when that was, so it counts from now on, and
+    /// nothing is taken away until a whole window was seen.
     pub(super) fn restore(&mut self, now: DateTime<Utc>, highest: Option<f64>, replicas: u32, limits: &Limits) {
-        let keep = TimeDelta::from_std(kept(limits)).unwrap_or(TimeDelta::MAX);
+        let keep = TimeDelta::from_std(window(limits)).unwrap_or(TimeDelta::MAX);
         if let Some(highest) = highest {
             self.history.add(now, highest, replicas, keep);
         }
     }
 
-    /// How long a replica takes to start, as far as it is known.
+    /// The time that a replica takes to start, in seconds; none until it was measured.
     pub(super) fn start_seconds(&self) -> Option<f64> {
         high(&self.starts)
     }
 
     pub(super) fn remember(&mut self, decision: &Decision, limits: &Limits) {
-        self.history.remember(decision, TimeDelta::from_std(kept(limits)).unwrap_or(TimeDelta::MAX));
+        self.history.remember(decision, TimeDelta::from_std(window(limits)).unwrap_or(TimeDelta::MAX));
     }
 
-    /// Whether it says anything that the last stored one did not.
+    /// Whether the decision says anything that the last stored one did not.
     pub(super) fn is_news(&self, decision: &Decision) -> bool {
         self.stored.as_ref().is_none_or(|s| {
             let need = |d: &Decision| d.need_slots.unwrap_or_default();
             (s.current, s.wanted, s.reason, s.clamp) != (decision.current, decision.wanted, decision.reason, decision.clamp)
-                // A peak that a new leader has to know of.
+                // A new leader has to know of a peak.
                 || need(decision) > need(s) * 1.1
-                || decision.at - s.at >= UNCHANGED
+                || decision.at - s.at >= STORE_UNCHANGED_EVERY
         })
     }
 
@@ -107,7 +108,7 @@ impl Memory {
     }
 }
 
-/// Nine in ten are no higher.
+/// The ninth of ten, in order: nine in ten are no higher.
 fn high(starts: &VecDeque<f64>) -> Option<f64> {
     let mut sorted: Vec<f64> = starts.iter().copied().collect();
     sorted.sort_by(f64::total_cmp);
@@ -115,8 +116,12 @@ fn high(starts: &VecDeque<f64>) -> Option<f64> {
 }
 
 /// A decision as a row of `rowlock.decisions`.
-pub(super) fn row(deployment: &str, decision: &Decision) -> Result<Value, serde_json::Error> {
-    let mut inputs = serde_json::to_value(&decision.inputs)?;
+///
+/// # Errors
+/// [`Error::Json`], which a decision cannot cause.
+pub(super) fn row(deployment: &str, decision: &Decision) -> Result<Value, Error> {
+    let mut inputs =
+        serde_json::to_value(&decision.inputs).map_err(|source| Error::Json { what: "a decision", source })?;
     inputs["term"] = json!(decision.term);
     inputs["clamp"] = json!(decision.clamp);
     inputs["need_slots"] = json!(decision.need_slots);
@@ -128,10 +133,10 @@ pub(super) fn row(deployment: &str, decision: &Decision) -> Result<Value, serde_
 }
 
 impl Decision {
-    /// From a row of `rowlock.decisions`, as an object.
+    /// Reads a decision from a row of `rowlock.decisions`, as an object.
     ///
     /// # Errors
-    /// If it was stored by a version that knows other reasons.
+    /// If a version that knows other reasons has stored it.
     pub fn from_row(mut row: Value) -> Result<Decision, serde_json::Error> {
         for key in ["term", "clamp", "need_slots", "dry_run"] {
             row[key] = row["inputs"][key].take();

@@ -1,26 +1,26 @@
 //! The controller: how many workers there should be, and why.
 //!
-//! - [`limits`]: a Deployment's annotations as a type. [`demand`]: what is known of its queues and its Pods.
+//! - [`limits`]: a Deployment's annotations as a type. [`demand`]: the state of its queues and its Pods.
 //! - `need`: the law, from demand to slots. [`mod@decide`]: from need to replicas, with every brake on the way.
 //! - [`decision`]: the answer with its reason, and `explain`: the same in words.
 //!
-//! - [`history`]: what earlier decisions found.
+//! - [`history`]: earlier decisions.
 //!
 //! All of that is pure and knows neither Kubernetes nor Postgres: the cluster, `rowlock dev` and
 //! `rowlock simulate` call the same functions. What runs them:
 //!
-//! - `lead`, `ticks`: tasks beside the loop. `turn`: what the loop does.
-//! - `observe`, `rates`: one look at the database. `memory`: what is remembered of a Deployment.
-//! - [`target`]: what is scaled. [`local`]: processes of this machine. [`kubernetes`]: Deployments. `scale_in`: none that works is stopped.
+//! - `reconcile`: one round of the loop. `lead`, `ticks`: tasks beside it.
+//! - `observe`, `rates`: one observation of the database. `memory`: one Deployment between two rounds.
+//! - [`target`]: the thing that is scaled. [`local`]: processes of this machine. [`kubernetes`]: Deployments.
+//!   `scale_in`: how replicas go, and none that works.
 //! - [`configmaps`]: the catalogue from a cluster.
-//! - `fault`: what can fail, by name. `store`: the only file that calls the controller's SQL.
+//! - `scaler_error`: the acts that can fail, by name. `store`: the only file that calls the controller's SQL.
 
 pub mod configmaps;
 pub mod decide;
 pub mod decision;
 pub mod demand;
 mod explain;
-mod fault;
 pub mod history;
 pub mod kubernetes;
 mod lead;
@@ -30,11 +30,12 @@ mod memory;
 mod need;
 mod observe;
 mod rates;
+mod reconcile;
 mod scale_in;
+mod scaler_error;
 mod store;
 pub mod target;
 mod ticks;
-mod turn;
 
 use std::{
     sync::Arc,
@@ -51,22 +52,22 @@ pub use demand::{Connections, Current, Demand, TypeDemand};
 pub use history::History;
 pub use limits::{InvalidLimits, Limits, Rule};
 
-use self::{lead::Reign, store::Store, target::Target, turn::Turns};
+use self::{lead::LeaderTerm, reconcile::Reconciler, store::Store, target::Target};
 use crate::{Error, JobQueue, SessionOptions, listen, maintenance, metrics::Facts};
 
-/// Turns are no closer than that, however often a NOTIFY comes.
-const DEBOUNCE: Duration = Duration::from_millis(100);
+/// Two reconciliations are no closer than this, however often a NOTIFY comes.
+const RECONCILE_DEBOUNCE: Duration = Duration::from_millis(100);
 
-/// How a controller runs.
+/// The settings of a controller.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// How long the leadership lasts without a sign of life.
+    /// The leadership lasts this long without a sign of life.
     pub lease: Duration,
-    /// Between two looks at the demand when nothing wakes it.
+    /// The time between two reconciliations when nothing wakes the controller.
     pub tick: Duration,
     /// A direct connection for LISTEN, where the usual one goes through a pooler.
     pub listen_url: Option<String>,
-    /// Where it leaves what it knows of itself, for [`crate::http`].
+    /// The controller leaves the facts about itself here, for [`crate::http`].
     pub facts: Facts,
     /// The cluster whose labelled ConfigMaps are the catalogue.
     pub catalog: Option<configmaps::Source>,
@@ -84,7 +85,7 @@ impl Default for Options {
     }
 }
 
-/// Runs a controller until `end`: it leads when it can, and does what a leader has to. Gives back the target.
+/// Runs a controller until `end`: it leads when it can, and does the duties of a leader. Gives back the target.
 ///
 /// # Errors
 /// [`Error::Config`] for a URL for LISTEN that cannot be read. Errors of the database are logged, and tried again.
@@ -99,61 +100,61 @@ impl Default for Options {
 pub async fn run<T: Target>(queue: JobQueue, target: T, options: Options, end: CancellationToken) -> Result<T, Error> {
     let id = Uuid::now_v7();
     let store = Store::new(&queue);
-    let (told, reign) = watch::channel(None);
+    let (terms, term) = watch::channel(None);
     let wake = Arc::new(Notify::new());
     let address = listen::target(&queue, options.listen_url.as_deref())?;
     listen::listen(address, id, Duration::from_secs(5), wake.clone(), end.clone());
     let tasks = TaskTracker::new();
     let name = SessionOptions::default().name;
-    tasks.spawn(lead::lead(store.clone(), id, name, options.lease, told, end.clone()));
-    let keeps = store.clone();
+    tasks.spawn(lead::lead(store.clone(), id, name, options.lease, terms, end.clone()));
+    let maintained = store.clone();
     let round = move || {
-        let store = keeps.clone();
-        async move { store.keep(id).await }
+        let store = maintained.clone();
+        async move { store.maintain(id).await }
     };
     tasks.spawn(maintenance::maintain(round, end.clone()));
-    tasks.spawn(ticks::tick(store.clone(), reign.clone(), end.clone()));
+    tasks.spawn(ticks::tick(store.clone(), term.clone(), end.clone()));
     if let Some(source) = options.catalog {
-        tasks.spawn(configmaps::sync(store.clone(), source, reign.clone(), end.clone()));
+        tasks.spawn(configmaps::sync(store.clone(), source, term.clone(), end.clone()));
     }
     tasks.close();
-    let mut turns = Turns::new(store, target, options.facts);
-    run_turns(&mut turns, reign, &wake, options.tick, &end).await;
+    let mut reconciler = Reconciler::new(store, target, options.facts);
+    reconcile(&mut reconciler, term, &wake, options.tick, &end).await;
     tasks.wait().await;
-    Ok(turns.target)
+    Ok(reconciler.target)
 }
 
-async fn run_turns<T: Target>(
-    turns: &mut Turns<T>,
-    mut reign: watch::Receiver<Option<Reign>>,
+async fn reconcile<T: Target>(
+    reconciler: &mut Reconciler<T>,
+    mut term: watch::Receiver<Option<LeaderTerm>>,
     wake: &Notify,
     tick: Duration,
     end: &CancellationToken,
 ) {
     loop {
-        let leads = *reign.borrow_and_update();
+        let leads = *term.borrow_and_update();
         let started = Instant::now();
         let mut wait = tick;
-        let lasting = leads.filter(Reign::lasts);
-        turns.facts.set_leader(lasting.is_some());
+        let lasting = leads.filter(LeaderTerm::lasts);
+        reconciler.facts.set_leader(lasting.is_some());
         if let Some(leads) = lasting {
-            match turns.turn(leads.epoch).await {
+            match reconciler.reconcile(leads.epoch).await {
                 Ok(next) => wait = next.unwrap_or(tick).min(tick),
-                Err(error) => tracing::warn!("{error:#}; nothing more was changed, and it is tried again"),
+                Err(error) => tracing::warn!(%error, "nothing more was changed, and it is tried again"),
             }
-            tracing::debug!(ms = started.elapsed().as_secs_f64() * 1e3, "turn");
+            tracing::debug!(ms = started.elapsed().as_secs_f64() * 1e3, "reconciled");
         }
-        turns.facts.tick(Instant::now());
+        reconciler.facts.tick(Instant::now());
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
             () = wake.notified() => {}
-            () = turns.target.changed() => {}
-            // Not every extension of the lease: that it leads, or another reign.
-            _ = reign.wait_for(|r| r.map(|r| r.epoch) != leads.map(|r| r.epoch)) => {}
+            () = reconciler.target.changed() => {}
+            // Not every extension of the lease: only a new term, or the end of one.
+            _ = term.wait_for(|t| t.map(|t| t.epoch) != leads.map(|t| t.epoch)) => {}
             () = end.cancelled() => return,
         }
         tokio::select! {
-            () = tokio::time::sleep(DEBOUNCE.saturating_sub(started.elapsed())) => {}
+            () = tokio::time::sleep(RECONCILE_DEBOUNCE.saturating_sub(started.elapsed())) => {}
             () = end.cancelled() => return,
         }
     }

@@ -32,13 +32,13 @@ const ONE_IN_A_HUNDRED: f64 = 4.6;
 /// Anything above zero is one replica.
 const HARDLY_ANY: f64 = 1e-3;
 
-/// What the demand needs, in slots.
+/// The need of the demand, in slots.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(crate) struct Need {
     pub slots: f64,
     pub term: Option<Term>,
     pub load: f64,
-    /// How far chance takes the load of one minute from that of the next: three times its scatter.
+    /// Chance takes the load of one minute so far from that of the next: three times its scatter.
     pub chance: f64,
     pub steady: f64,
     pub pickup: f64,
@@ -95,8 +95,8 @@ fn steady(demand: &Demand, wait: f64) -> (f64, f64, f64) {
     (load, load + spare.min(load.sqrt()), 3.0 * variance.sqrt())
 }
 
-/// The part of the window for which a running job still holds its slot.
-fn held(of: &TypeDemand, service: f64, window: f64) -> f64 {
+/// The part of the window for which a running job still occupies its slot.
+fn occupancy(of: &TypeDemand, service: f64, window: f64) -> f64 {
     let age = of.running_age_seconds.unwrap_or(0.0);
     // As long as any job, unless those that run are older than most become and few end: then they are of a rare
     // long kind, and how seldom one ends tells how long.
@@ -133,7 +133,7 @@ fn pickup(demand: &Demand, wait: f64, slots: f64, current: &Current) -> Pickup {
             (there, new, probe) = (there + some, new + some, probe + some);
             continue;
         };
-        let share = |window: f64| waiting * (service / window).min(1.0) + running * held(t, service, window);
+        let share = |window: f64| waiting * (service / window).min(1.0) + running * occupancy(t, service, window);
         there += share(window);
         new += share(window - start);
     }

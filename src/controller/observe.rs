@@ -1,9 +1,6 @@
-//! One look at the database: what is demanded of the queues, and which workers there are.
+//! One observation of the database: the demand on the queues, and the workers that live.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    time::{Duration, Instant},
-};
+use std::{collections::HashMap, time::Instant};
 
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
@@ -12,15 +9,15 @@ use uuid::Uuid;
 use super::{
     demand::{Connections, Demand, TypeDemand},
     rates::Rates,
-    store::{Heads, Store},
+    store::Store,
 };
-use crate::Error;
+use crate::{Error, hints::Hints};
 
-/// Heads are believed for so long: a job that went back to an old place, or was committed late, is older than them.
-const SWEEP: Duration = Duration::from_secs(30);
+/// A queue with more arrivals a second is observed often enough without a NOTIFY.
+const QUIET_RATE: f64 = 20.0;
 
-/// What one look saw.
-pub(super) struct Seen {
+/// The demand on all observed queues, and the workers.
+pub(super) struct Demanded {
     pub now: DateTime<Utc>,
     pub workers: Vec<WorkerRow>,
     types: Vec<TypeDemand>,
@@ -39,18 +36,18 @@ pub(super) struct WorkerRow {
 }
 
 impl WorkerRow {
-    /// Of the replica it runs in.
+    /// The key of the replica that it runs in.
     pub(super) fn key(&self) -> &str {
         self.identity.split('/').next().unwrap_or_default()
     }
 
-    /// When its process started, by the clock of its machine.
+    /// The start of its process, on the clock of its machine.
     pub(super) fn started(&self) -> Option<DateTime<Utc>> {
         DateTime::from_timestamp_millis(self.identity.rsplit('/').next()?.parse().ok()?)
     }
 }
 
-/// Workers by their replica's key: looked up for every replica in every turn.
+/// Workers by their replica's key: they are looked up for every replica in every reconciliation.
 pub(super) struct Workers<'a>(HashMap<&'a str, Vec<&'a WorkerRow>>);
 
 impl<'a> Workers<'a> {
@@ -60,13 +57,13 @@ impl<'a> Workers<'a> {
         Workers(by_key)
     }
 
-    /// Those of one replica: for a moment it can be more than one.
+    /// The workers of one replica: for a moment there can be more than one.
     pub(super) fn of(&self, key: &str) -> &[&'a WorkerRow] {
         self.0.get(key).map(Vec::as_slice).unwrap_or_default()
     }
 }
 
-/// What `observe_v1` answers.
+/// The answer of `observe_v1`.
 #[derive(Deserialize)]
 struct Document {
     now: DateTime<Utc>,
@@ -130,38 +127,35 @@ struct RunningRow {
     age_seconds: f64,
 }
 
-/// Looks again and again, and remembers what a single look cannot tell.
+/// Observes again and again, and remembers what a single observation cannot tell.
 #[derive(Default)]
 pub(super) struct Observer {
     rates: Rates,
     last: Option<DateTime<Utc>>,
-    heads: BTreeMap<(i32, i16), i64>,
-    swept: Option<Instant>,
+    /// The position of the first job of each lane, so that an old transaction does not make observations dear.
+    hints: Hints,
 }
 
 impl Observer {
-    pub(super) async fn look(&mut self, store: &Store, queues: &[String], soon: f64) -> Result<Seen, Error> {
-        if self.swept.is_none_or(|at| at.elapsed() > SWEEP) {
-            self.heads.clear();
-            self.swept = Some(Instant::now());
+    pub(super) async fn observe(&mut self, store: &Store, queues: &[String], soon: f64) -> Result<Demanded, Error> {
+        let started = Instant::now();
+        let hints = self.hints.args(started);
+        let answer = store.observe(queues, self.last, soon, &hints).await?;
+        if hints.sweep {
+            self.hints.swept(started, Instant::now());
         }
-        let mut heads = Heads::default();
-        for ((queue, rank), first) in &self.heads {
-            heads.queues.push(*queue);
-            heads.ranks.push(*rank);
-            heads.after.push(*first);
-        }
-        let answer = store.observe(queues, self.last, soon, &heads).await?;
         let document = serde_json::from_value(answer)
-            .map_err(|source| Error::Json { what: "what observe_v1 answered", source })?;
+            .map_err(|source| Error::Json { what: "the answer of observe_v1", source })?;
         Ok(self.learn(document))
     }
 
-    fn learn(&mut self, document: Document) -> Seen {
+    fn learn(&mut self, document: Document) -> Demanded {
         let now = document.now;
         self.last = Some(now);
-        // An empty lane keeps its head: its dead rows are still there.
-        self.heads.extend(document.lanes.iter().map(|l| ((l.id, l.rank), l.first)));
+        // An empty lane keeps its hint: its dead rows are still there.
+        for l in &document.lanes {
+            self.hints.took(l.id, l.rank, l.first, Instant::now());
+        }
         for t in &document.types {
             // A job becomes due when it comes, or when its time does; a retry becomes due anew.
             self.rates.count(&t.queue, &t.job_type, now, t.enqueued - t.scheduled + t.retried, t.ended + t.retried);
@@ -171,7 +165,7 @@ impl Observer {
         }
         self.rates.forget(now);
         let types = document.types.iter().map(|t| self.demand(t, &document)).collect();
-        Seen {
+        Demanded {
             now,
             types,
             workers: document.workers,
@@ -206,7 +200,8 @@ impl Observer {
     }
 }
 
-/// Of the type's first job among the lanes' first ones; if it has none there, no more than what those have.
+/// The age of the type's first job among the first jobs of the lanes. If the type has none there, its oldest job is
+/// younger than the last of those.
 fn oldest_age(t: &TypeRow, lanes: &[LaneRow]) -> f64 {
     let lanes = || lanes.iter().filter(|l| l.queue == t.queue);
     let oldest = lanes()
@@ -216,7 +211,7 @@ fn oldest_age(t: &TypeRow, lanes: &[LaneRow]) -> f64 {
     oldest.unwrap_or_else(|| lanes().map(|l| l.last_age_seconds).fold(0.0, f64::max)).max(0.0)
 }
 
-impl Seen {
+impl Demanded {
     /// The demand on some of the queues.
     pub(super) fn demand(&self, queues: &[String], connections_per_replica: u32) -> Demand {
         Demand {
@@ -226,12 +221,11 @@ impl Seen {
         }
     }
 
-    /// Queues in which a NOTIFY is worth its cost: nothing waits, and little comes.
+    /// The queues for which a NOTIFY is worth its cost: no job waits, and few arrive.
     pub(super) fn quiet(&self, queues: &[String]) -> Vec<String> {
-        const LITTLE: f64 = 20.0;
         let busy = |q: &String| {
             let types = || self.types.iter().filter(move |t| t.queue == *q);
-            types().any(|t| t.pending > 0) || types().map(|t| t.rate_10s).sum::<f64>() > LITTLE
+            types().any(|t| t.pending > 0) || types().map(|t| t.rate_10s).sum::<f64>() > QUIET_RATE
         };
         queues.iter().filter(|q| !busy(q)).cloned().collect()
     }
@@ -244,7 +238,7 @@ mod tests {
 
     use super::*;
 
-    fn seen(observer: &mut Observer, change: impl FnOnce(&mut Value)) -> Seen {
+    fn seen(observer: &mut Observer, change: impl FnOnce(&mut Value)) -> Demanded {
         let mut document = json!({
             "now": "2026-01-01T00:00:00.5+00:00",
             "types": [
@@ -263,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn a_look_becomes_demand() {
+    fn an_observation_becomes_demand() {
         let demand = seen(&mut Observer::default(), |_| {}).demand(&["a".into()], 3);
         let (t, u) = (&demand.types[0], &demand.types[1]);
         assert_eq!((t.pending, t.scheduled_soon, t.running), (7, 3, 2));
@@ -292,11 +286,15 @@ mod tests {
     }
 
     #[test]
-    fn a_lane_that_is_empty_keeps_its_head() {
+    fn a_lane_that_is_empty_keeps_its_hint() {
         let mut observer = Observer::default();
+        let start = Instant::now();
+        assert!(observer.hints.args(start).sweep);
         seen(&mut observer, |_| {});
         seen(&mut observer, |d| d["lanes"] = json!([]));
-        assert_eq!(observer.heads.get(&(1, -6)), Some(&40));
+        observer.hints.swept(start, start + std::time::Duration::from_secs(60));
+        let later = observer.hints.args(start + std::time::Duration::from_secs(90));
+        assert_eq!((later.queues, later.ranks, later.after), (vec![1], vec![-6], vec![40]));
     }
 
     #[test]

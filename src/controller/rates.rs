@@ -4,14 +4,14 @@ use std::collections::{HashMap, VecDeque};
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-/// A mean of fewer is chance.
-const ENOUGH: f64 = 5.0;
-/// In the mean of so many jobs the old ones fade.
-const FADE: f64 = 1000.0;
-/// Types nobody has seen for so long are forgotten.
-const FORGET: TimeDelta = TimeDelta::hours(1);
+/// The mean of fewer jobs is chance.
+const MIN_SAMPLES: f64 = 5.0;
+/// The mean is over so many jobs; older ones fade.
+const SAMPLES_REMEMBERED: f64 = 1000.0;
+/// A type that was not seen for this time is forgotten.
+const FORGET_AFTER: TimeDelta = TimeDelta::hours(1);
 
-/// What was seen of all types so far.
+/// The counts of all types so far.
 #[derive(Debug, Default)]
 pub(super) struct Rates {
     types: HashMap<(String, String), Seen>,
@@ -19,7 +19,7 @@ pub(super) struct Rates {
 
 #[derive(Debug, Default)]
 struct Seen {
-    /// When, and the jobs that had become due and had ended until then.
+    /// A time, and the jobs that had become due and had ended until then.
     counts: VecDeque<(DateTime<Utc>, i64, i64)>,
     jobs: f64,
     mean: f64,
@@ -39,7 +39,7 @@ impl Rates {
     pub(super) fn count(&mut self, queue: &str, job_type: &str, now: DateTime<Utc>, due: i64, ended: i64) {
         let counts = &mut self.types.entry((queue.to_owned(), job_type.to_owned())).or_default().counts;
         counts.push_back((now, due, ended));
-        // One that is older than the window stays: it is the window's beginning.
+        // A count that is older than the window stays: it is the beginning of the window.
         while counts.get(1).is_some_and(|second| second.0 <= now - TimeDelta::seconds(60)) {
             counts.pop_front();
         }
@@ -48,7 +48,7 @@ impl Rates {
     /// Jobs that ended, and the seconds they took together.
     pub(super) fn ended(&mut self, queue: &str, job_type: &str, jobs: f64, seconds: f64) {
         let seen = self.types.entry((queue.to_owned(), job_type.to_owned())).or_default();
-        seen.jobs = (seen.jobs + jobs).min(FADE.max(jobs));
+        seen.jobs = (seen.jobs + jobs).min(SAMPLES_REMEMBERED.max(jobs));
         if jobs > 0.0 && seconds >= 0.0 {
             seen.mean += (seconds / jobs - seen.mean) * jobs / seen.jobs;
         }
@@ -58,16 +58,16 @@ impl Rates {
         let Some(seen) = self.types.get(&(queue.to_owned(), job_type.to_owned())) else { return Rate::default() };
         let (due_10s, ended_10s) = seen.rate(10, now);
         let (due_60s, _) = seen.rate(60, now);
-        Rate { due_10s, due_60s, ended_10s, service: (seen.jobs >= ENOUGH).then_some(seen.mean) }
+        Rate { due_10s, due_60s, ended_10s, service: (seen.jobs >= MIN_SAMPLES).then_some(seen.mean) }
     }
 
     pub(super) fn forget(&mut self, now: DateTime<Utc>) {
-        self.types.retain(|_, seen| seen.counts.back().is_some_and(|last| now - last.0 < FORGET));
+        self.types.retain(|_, seen| seen.counts.back().is_some_and(|last| now - last.0 < FORGET_AFTER));
     }
 }
 
 impl Seen {
-    /// Over the whole window, also if a part of it was not seen: what is not known is not counted.
+    /// The rate over the whole window, also if a part of it was not seen: unknown jobs do not count.
     fn rate(&self, seconds: i32, now: DateTime<Utc>) -> (f64, f64) {
         let since = now - TimeDelta::seconds(seconds.into());
         let after = self.counts.partition_point(|c| c.0 <= since);

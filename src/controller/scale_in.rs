@@ -1,5 +1,5 @@
-//! Taking replicas away without taking one that works: idle workers are marked as draining in Postgres, looked at
-//! once more a moment later, and only those that are idle still are stopped.
+//! Scaling in takes replicas away, and none that works: idle workers are marked as draining in Postgres, are checked
+//! once more a moment later, and only those that are still idle are stopped.
 
 use std::time::{Duration, Instant};
 
@@ -7,26 +7,27 @@ use uuid::Uuid;
 
 use super::{
     observe::Workers,
+    reconcile::ReconcileError,
     store::Store,
     target::{Scaled, Target},
 };
 
-/// A claim that was under way when its worker was marked has ended after so long.
-const MOMENT: Duration = Duration::from_millis(300);
+/// A claim that was under way when its worker was marked has ended after this time.
+const CLAIM_IN_FLIGHT: Duration = Duration::from_millis(300);
 
-/// Of one Deployment.
+/// The scale-in of one Deployment.
 #[derive(Debug, Default)]
 pub(super) struct ScaleIn {
     leaving: Chosen,
     since: Option<Instant>,
 }
 
-/// Replicas that are to go.
+/// The replicas that are to go.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Chosen {
     /// Idle workers, each with its replica's key.
     pub idle: Vec<(Uuid, String)>,
-    /// Keys of replicas that are not up and without a worker: what has not started holds no job, and may never start.
+    /// Keys of replicas that are not up and have no worker: such a replica holds no job, and may never start.
     pub unstarted: Vec<String>,
 }
 
@@ -44,7 +45,7 @@ impl Chosen {
     }
 }
 
-/// As many as are too many: first those without a worker, then idle ones, the latest ordered first.
+/// Chooses the replicas that are too many: first those without a worker, then idle ones, the latest ordered first.
 pub(super) fn choose(scaled: &Scaled, workers: &Workers<'_>, too_many: u32) -> Chosen {
     let mut replicas: Vec<_> = scaled.replicas.iter().collect();
     replicas.sort_by_key(|r| std::cmp::Reverse(r.ordered));
@@ -66,8 +67,8 @@ impl ScaleIn {
         !self.leaving.is_empty()
     }
 
-    /// Marks them; how many are on their way out now.
-    pub(super) async fn begin(&mut self, store: &Store, epoch: i64, chosen: Chosen) -> anyhow::Result<usize> {
+    /// Marks the chosen ones; answers how many replicas are on their way out now.
+    pub(super) async fn begin(&mut self, store: &Store, epoch: i64, chosen: Chosen) -> Result<usize, ReconcileError> {
         let marked = store.drain(epoch, &chosen.ids()).await?;
         self.leaving = chosen;
         self.leaving.idle.retain(|(id, _)| marked.contains(id));
@@ -75,14 +76,14 @@ impl ScaleIn {
         Ok(self.leaving.keys().len())
     }
 
-    /// How long until the marked ones can be looked at again; none without any.
+    /// The time until the marked ones can be checked; none if none is marked.
     pub(super) fn due_in(&self) -> Option<Duration> {
         let since = self.since.filter(|_| self.is_under_way())?;
-        Some(MOMENT.saturating_sub(since.elapsed()))
+        Some(CLAIM_IN_FLIGHT.saturating_sub(since.elapsed()))
     }
 
-    /// Looks again, and stops those that are idle still, once it is certain that no other is stopped in their
-    /// place; how many. `workers` are those of this turn.
+    /// Checks the marked ones, and stops those that are still idle, once it is certain that no other is stopped in
+    /// their place. Answers how many it stopped. `workers` are those of this reconciliation.
     pub(super) async fn finish<T: Target>(
         &mut self,
         store: &Store,
@@ -90,18 +91,18 @@ impl ScaleIn {
         target: &mut T,
         scaled: &Scaled,
         workers: &Workers<'_>,
-    ) -> anyhow::Result<usize> {
+    ) -> Result<usize, ReconcileError> {
         if self.due_in() != Some(Duration::ZERO) {
             return Ok(0);
         }
         self.since = Some(Instant::now());
-        // One that ended meanwhile is nobody's to stop, and one that has started may have a job.
+        // A replica that has ended need not be stopped, and one that has started meanwhile may have a job.
         let there = |key: &String| scaled.replicas.iter().any(|r| r.key == *key);
         self.leaving.idle.retain(|(_, key)| there(key));
         self.leaving
             .unstarted
             .retain(|key| scaled.replicas.iter().any(|r| r.key == *key && !r.up) && workers.of(key).is_empty());
-        let idle = store.drained(epoch, &self.leaving.ids()).await?;
+        let idle = store.confirm_drained(epoch, &self.leaving.ids()).await?;
         self.leaving.idle.retain(|(id, _)| idle.contains(id));
         let keys = self.leaving.keys();
         if keys.is_empty() || !target.mark(&scaled.name, &keys).await? {

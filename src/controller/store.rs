@@ -1,4 +1,4 @@
-//! The controller's SQL, and nothing else calls it.
+//! The only file that calls the controller's SQL functions.
 
 use std::time::Duration;
 
@@ -11,15 +11,15 @@ use tokio_postgres::{
 };
 use uuid::Uuid;
 
-use super::fault::Fault;
-use crate::{Error, JobQueue, session::Kept};
+use super::scaler_error::ScalerError;
+use crate::{Error, JobQueue, hints::HintArgs, session::Kept};
 
-/// No call takes longer: a leader that hangs is none.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// A query takes at most this time. A leader that cannot answer must stop leading.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What `lead_v1` answered.
+/// The answer of `lead_v1`.
 pub(super) struct Led {
-    /// None: another leads.
+    /// The number of the term; none if another controller leads.
     pub epoch: Option<i64>,
     pub leader: String,
     pub left: Duration,
@@ -37,14 +37,6 @@ pub(super) struct DueSchedule {
     pub now: DateTime<Utc>,
 }
 
-/// Where each lane's first job was a moment ago.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub(super) struct Heads {
-    pub queues: Vec<i32>,
-    pub ranks: Vec<i16>,
-    pub after: Vec<i64>,
-}
-
 #[derive(Clone)]
 pub(super) struct Store {
     pool: Pool,
@@ -59,8 +51,8 @@ impl Store {
 
     async fn rows(&self, sql: &str, args: &Args<'_>) -> Result<Vec<Row>, Error> {
         let call = async { Ok(self.pool.get().await?.query_typed(sql, args).await?) };
-        let late = || Error::Pool(format!("no answer from the database within {} s", PATIENCE.as_secs()));
-        tokio::time::timeout(PATIENCE, call).await.map_err(|_| late())?
+        let late = || Error::Pool(format!("no answer from the database within {} s", QUERY_TIMEOUT.as_secs()));
+        tokio::time::timeout(QUERY_TIMEOUT, call).await.map_err(|_| late())?
     }
 
     async fn one<T: for<'a> FromSql<'a>>(&self, sql: &str, args: &Args<'_>) -> Result<T, Error> {
@@ -89,8 +81,8 @@ impl Store {
         self.rows("SELECT rowlock.resign_v1($1)", &[(&epoch, Type::INT8)]).await.map(drop)
     }
 
-    /// A round of keeping.
-    pub(super) async fn keep(&self, holder: Uuid) -> Result<Kept, Error> {
+    /// Does one round of maintenance.
+    pub(super) async fn maintain(&self, holder: Uuid) -> Result<Kept, Error> {
         Kept::read(&self.rows(Kept::SQL, &[(&holder, Type::UUID)]).await?[0])
     }
 
@@ -99,7 +91,7 @@ impl Store {
         queues: &[String],
         after: Option<DateTime<Utc>>,
         soon: f64,
-        heads: &Heads,
+        hints: &HintArgs,
     ) -> Result<Value, Error> {
         self.one(
             "SELECT rowlock.observe_v1($1, $2, $3, $4, $5, $6)",
@@ -107,37 +99,39 @@ impl Store {
                 (&queues, Type::TEXT_ARRAY),
                 (&after, Type::TIMESTAMPTZ),
                 (&soon, Type::FLOAT8),
-                (&heads.queues, Type::INT4_ARRAY),
-                (&heads.ranks, Type::INT2_ARRAY),
-                (&heads.after, Type::INT8_ARRAY),
+                (&hints.queues, Type::INT4_ARRAY),
+                (&hints.ranks, Type::INT2_ARRAY),
+                (&hints.after, Type::INT8_ARRAY),
             ],
         )
         .await
     }
 
-    pub(super) async fn watch(&self, epoch: i64, queues: &[String]) -> Result<(), Error> {
+    /// Asks for a NOTIFY of enqueues to these queues, and to no others.
+    pub(super) async fn subscribe(&self, epoch: i64, queues: &[String]) -> Result<(), Error> {
         self.rows("SELECT rowlock.subscribe_queues_v1($1, $2)", &[(&epoch, Type::INT8), (&queues, Type::TEXT_ARRAY)])
             .await
             .map(drop)
     }
 
+    /// Stores decisions.
     pub(super) async fn record(&self, epoch: i64, decisions: &Value) -> Result<(), Error> {
         self.rows("SELECT rowlock.record_decisions_v1($1, $2)", &[(&epoch, Type::INT8), (decisions, Type::JSONB)])
             .await
             .map(drop)
     }
 
-    /// Counts, for the metrics, what could not be done.
-    pub(super) async fn count_fault(&self, epoch: i64, deployment: &str, fault: Fault) -> Result<(), Error> {
+    /// Counts an act that failed, for the metrics.
+    pub(super) async fn count_error(&self, epoch: i64, deployment: &str, failed: ScalerError) -> Result<(), Error> {
         self.rows(
             "SELECT rowlock.scaler_error_v1($1, $2, $3)",
-            &[(&epoch, Type::INT8), (&deployment, Type::TEXT), (&fault.name(), Type::TEXT)],
+            &[(&epoch, Type::INT8), (&deployment, Type::TEXT), (&failed.name(), Type::TEXT)],
         )
         .await
         .map(drop)
     }
 
-    /// The highest need of the last `window`, in slots, by what was recorded.
+    /// The highest need of the last `window`, in slots, by the stored decisions.
     pub(super) async fn highest_need(&self, deployment: &str, window: Duration) -> Result<Option<f64>, Error> {
         self.one(
             "SELECT max((inputs ->> 'need_slots')::float8) FROM rowlock.decisions
@@ -147,25 +141,25 @@ impl Store {
         .await
     }
 
-    /// Marks idle workers as draining; which.
+    /// Marks the idle ones of these workers as draining; answers which.
     pub(super) async fn drain(&self, epoch: i64, workers: &[Uuid]) -> Result<Vec<Uuid>, Error> {
         let args: &Args<'_> = &[(&epoch, Type::INT8), (&workers, Type::UUID_ARRAY)];
         self.list("SELECT worker FROM rowlock.drain_v1($1, $2)", args).await
     }
 
-    /// Which of them are idle still; the others drain no longer.
-    pub(super) async fn drained(&self, epoch: i64, workers: &[Uuid]) -> Result<Vec<Uuid>, Error> {
+    /// Answers which of the marked workers are still idle; the others drain no longer.
+    pub(super) async fn confirm_drained(&self, epoch: i64, workers: &[Uuid]) -> Result<Vec<Uuid>, Error> {
         let args: &Args<'_> = &[(&epoch, Type::INT8), (&workers, Type::UUID_ARRAY)];
         self.list("SELECT worker FROM rowlock.confirm_drained_v1($1, $2)", args).await
     }
 
-    /// Puts back what replicas ran that are gone; how many jobs.
-    pub(super) async fn lost(&self, epoch: i64, replicas: &[String]) -> Result<i32, Error> {
+    /// Ends the leases of replicas that have ended, and puts their jobs back; answers how many jobs.
+    pub(super) async fn end_replicas(&self, epoch: i64, replicas: &[String]) -> Result<i32, Error> {
         self.one("SELECT rowlock.end_replicas_v1($1, $2)", &[(&epoch, Type::INT8), (&replicas, Type::TEXT_ARRAY)]).await
     }
 
-    /// Loads what one source of the catalogue holds, and takes away what it no longer does; false if some of that
-    /// has to stay for now.
+    /// Loads the entries of one source of the catalogue, and removes those that it no longer holds; false if some of
+    /// these have to stay for now.
     pub(super) async fn sync_catalog(
         &self,
         epoch: i64,
@@ -187,7 +181,7 @@ impl Store {
         .await
     }
 
-    /// The sources of the catalogue that were loaded and are not among these.
+    /// The sources of the catalogue that were loaded before and are not among these.
     pub(super) async fn other_catalog_sources(&self, prefix: &str, there: &[String]) -> Result<Vec<String>, Error> {
         let args: &Args<'_> = &[(&prefix, Type::TEXT), (&there, Type::TEXT_ARRAY)];
         self.list(
@@ -224,7 +218,7 @@ impl Store {
         epoch: i64,
         schedule: &DueSchedule,
         next: Option<DateTime<Utc>>,
-        fault: Option<&str>,
+        problem: Option<&str>,
     ) -> Result<(), Error> {
         self.rows(
             "SELECT rowlock.plan_schedule_v1($1, $2, $3, $4, $5)",
@@ -233,21 +227,21 @@ impl Store {
                 (&schedule.name, Type::TEXT),
                 (&schedule.seen, Type::TIMESTAMPTZ),
                 (&next, Type::TIMESTAMPTZ),
-                (&fault, Type::TEXT),
+                (&problem, Type::TEXT),
             ],
         )
         .await
         .map(drop)
     }
 
-    /// The jobs it enqueued.
+    /// Enqueues the jobs of these ticks; answers their ids.
     pub(super) async fn tick(
         &self,
         epoch: i64,
         schedule: &DueSchedule,
         ticks: &[DateTime<Utc>],
         next: Option<DateTime<Utc>>,
-        fault: Option<&str>,
+        problem: Option<&str>,
     ) -> Result<Vec<Uuid>, Error> {
         self.list(
             "SELECT * FROM rowlock.fire_schedule_v1($1, $2, $3, $4, $5, $6, $7)",
@@ -258,7 +252,7 @@ impl Store {
                 (&schedule.next_at, Type::TIMESTAMPTZ),
                 (&ticks, Type::TIMESTAMPTZ_ARRAY),
                 (&next, Type::TIMESTAMPTZ),
-                (&fault, Type::TEXT),
+                (&problem, Type::TEXT),
             ],
         )
         .await

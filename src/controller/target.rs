@@ -1,6 +1,6 @@
-//! What is scaled: a seam. Two kinds of it there are, processes of this machine and Kubernetes Deployments.
+//! `Target` is the thing that the controller scales: Kubernetes Deployments, or processes of this machine.
 
-use std::{future::Future, time::Instant};
+use std::{future::Future, io, time::Instant};
 
 use chrono::{DateTime, Utc};
 
@@ -8,112 +8,138 @@ use super::{
     decision::Decision,
     limits::{InvalidLimits, Limits},
 };
+use crate::cluster::ClusterError;
 
-/// Something with replicas.
+/// A Deployment, or its local counterpart: a number of equal replicas.
 #[derive(Debug)]
 pub struct Scaled {
     /// The Deployment's name.
     pub name: String,
-    /// What its annotations ask for.
+    /// Its annotations, read.
     pub limits: Result<Limits, InvalidLimits>,
-    /// Its replicas, but those told to stop.
+    /// Its replicas, without those that were told to stop.
     pub replicas: Vec<Replica>,
-    /// Of those that have not started, the ones no node has room for.
+    /// The number of replicas that no node has room for; they are among those that have not started.
     pub unschedulable: u32,
 }
 
 /// One Pod, or one process.
 #[derive(Debug, Clone)]
 pub struct Replica {
-    /// What its workers' identity begins with, up to the first `/`.
+    /// The identity of its workers begins with this text, up to the first `/`.
     pub key: String,
-    /// When it was ordered.
+    /// The controller ordered it at this time.
     pub ordered: Instant,
-    /// Its program runs, for all that is known: it may have a job, also when no worker of it is to be seen.
+    /// Its program runs as far as the target knows, so it may have a job, even if no worker of it is to be seen.
     pub up: bool,
 }
 
-/// What a look at the target saw.
+/// The state of the target at one moment.
 #[derive(Debug, Default)]
-pub struct Look {
-    /// All that is to be scaled.
+pub struct Snapshot {
+    /// Everything that is to be scaled.
     pub deployments: Vec<Scaled>,
-    /// Keys of replicas that have ended since the last look, however they did: their leases end with them.
-    pub gone: Vec<String>,
-    /// Replicas that are there and began anew: what ran in one before that instant has ended. By the clock by
-    /// which workers tell in their identity when they started.
-    pub anew: Vec<(String, DateTime<Utc>)>,
+    /// Keys of replicas that have ended since the last observation, for whatever reason. Their leases end with them.
+    pub terminated: Vec<String>,
+    /// Replicas that still exist but whose program was started again, and the time of that start. Workers that
+    /// started in such a replica before that time have ended. The time is on the same clock as the start time in a
+    /// worker's identity.
+    pub restarted: Vec<(String, DateTime<Utc>)>,
 }
 
-/// What people are told at what is scaled.
+/// A message that is shown on the scaled object, as a Kubernetes Event.
 #[derive(Debug)]
-pub enum News<'a> {
-    /// A decision is being done.
+pub enum Notice<'a> {
+    /// The controller carries out this decision.
     Decided(&'a Decision),
-    /// Nothing is done.
+    /// The controller does not scale the object, because its annotations are wrong.
     Invalid(&'a InvalidLimits),
+}
+
+/// The target could not do its part.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TargetError {
+    /// The Kubernetes API refused a call, or did not answer.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
+    /// A process of this machine could not be started, or its end could not be seen.
+    #[error("{act}")]
+    Process {
+        /// The act that failed, as a sentence without its end.
+        act: String,
+        /// The system's answer.
+        source: io::Error,
+    },
 }
 
 /// A place where replicas run.
 pub trait Target: Send {
-    /// What there is.
+    /// Answers the state of everything that is to be scaled.
     ///
     /// # Errors
-    /// If it cannot be seen: then nothing is changed.
-    fn look(&mut self) -> impl Future<Output = anyhow::Result<Look>> + Send;
+    /// If the target cannot be seen: then the controller changes nothing.
+    fn observe(&mut self) -> impl Future<Output = Result<Snapshot, TargetError>> + Send;
 
-    /// Orders replicas until there are so many; false if it has to be asked again.
+    /// Orders replicas until there are `to` of them; false if the order has to be repeated.
     ///
     /// # Errors
-    /// If it is refused. Some may have been ordered.
-    fn grow(&mut self, deployment: &str, to: u32) -> impl Future<Output = anyhow::Result<bool>> + Send;
+    /// If the order is refused. Some replicas may have been ordered.
+    fn grow(&mut self, deployment: &str, to: u32) -> impl Future<Output = Result<bool, TargetError>> + Send;
 
-    /// Whether replicas can be taken away now.
+    /// Answers whether replicas can be taken away now.
     ///
     /// # Errors
-    /// If that cannot be found out.
-    fn may_shrink(&mut self, deployment: &str) -> impl Future<Output = anyhow::Result<bool>> + Send {
+    /// If the target cannot find out.
+    fn may_shrink(&mut self, deployment: &str) -> impl Future<Output = Result<bool, TargetError>> + Send {
         let _ = deployment;
         std::future::ready(Ok(true))
     }
 
-    /// Marks exactly these, so that stopping takes them and no other; false until that is certain.
+    /// Marks exactly these replicas, so that [`stop`](Self::stop) takes them and no others; false until that is
+    /// certain.
     ///
     /// # Errors
-    /// If it is refused.
-    fn mark(&mut self, deployment: &str, replicas: &[String]) -> impl Future<Output = anyhow::Result<bool>> + Send {
+    /// If the mark is refused.
+    fn mark(
+        &mut self,
+        deployment: &str,
+        replicas: &[String],
+    ) -> impl Future<Output = Result<bool, TargetError>> + Send {
         let _ = (deployment, replicas);
         std::future::ready(Ok(true))
     }
 
-    /// Stops exactly these, by their keys; false if it has to be asked again. They are idle, and claim no more.
+    /// Stops exactly these replicas, by their keys; false if the call has to be repeated. They are idle, and their
+    /// workers claim no more.
     ///
     /// # Errors
-    /// If it is refused. Some may have been stopped.
-    fn stop(&mut self, deployment: &str, replicas: &[String]) -> impl Future<Output = anyhow::Result<bool>> + Send;
+    /// If the call is refused. Some replicas may have been stopped.
+    fn stop(&mut self, deployment: &str, replicas: &[String])
+    -> impl Future<Output = Result<bool, TargetError>> + Send;
 
-    /// Tells people who look at what is scaled.
-    fn tell(&mut self, deployment: &str, news: News<'_>) {
-        let _ = (deployment, news);
+    /// Shows a message on the scaled object.
+    fn publish(&mut self, deployment: &str, notice: Notice<'_>) {
+        let _ = (deployment, notice);
     }
 
-    /// Returns when a look would see something new; at the latest the next turn does.
+    /// Returns when an observation would see something new. The next reconciliation observes in any case.
     fn changed(&mut self) -> impl Future<Output = ()> + Send {
         std::future::pending()
     }
 }
 
-/// Outside a cluster: all but scaling.
+/// Outside a cluster the controller does everything except scaling.
 impl Target for () {
-    async fn look(&mut self) -> anyhow::Result<Look> {
-        Ok(Look::default())
+    async fn observe(&mut self) -> Result<Snapshot, TargetError> {
+        Ok(Snapshot::default())
     }
 
-    async fn grow(&mut self, _: &str, _: u32) -> anyhow::Result<bool> {
+    async fn grow(&mut self, _: &str, _: u32) -> Result<bool, TargetError> {
         Ok(true)
     }
 
-    async fn stop(&mut self, _: &str, _: &[String]) -> anyhow::Result<bool> {
+    async fn stop(&mut self, _: &str, _: &[String]) -> Result<bool, TargetError> {
         Ok(true)
     }
 }

@@ -7,7 +7,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    lead::Reign,
+    lead::LeaderTerm,
     store::{DueSchedule, Store},
 };
 use crate::{
@@ -15,26 +15,26 @@ use crate::{
     schedule::{CatchUp, Schedule},
 };
 
-/// How far ahead it looks, and the longest it rests.
-const AHEAD: Duration = Duration::from_secs(1);
-/// A schedule whose tick fails, by its name, is left alone for so long.
-const FAILED_FOR: Duration = Duration::from_secs(10);
+/// Schedules are read this far ahead, and at least this often.
+const LOOK_AHEAD: Duration = Duration::from_secs(1);
+/// A schedule whose tick has failed is left alone for this time.
+const FAILED_PAUSE: Duration = Duration::from_secs(10);
 
-/// Until `end`, whenever this controller leads.
-pub(super) async fn tick(store: Store, mut reign: watch::Receiver<Option<Reign>>, end: CancellationToken) {
+/// Does the ticks while this controller leads, until `end`.
+pub(super) async fn tick(store: Store, mut term: watch::Receiver<Option<LeaderTerm>>, end: CancellationToken) {
     let mut ticks = Ticks { store, failed: HashMap::new() };
     loop {
-        let leads = *reign.borrow_and_update();
-        let wait = match leads.filter(Reign::lasts) {
+        let leads = *term.borrow_and_update();
+        let wait = match leads.filter(LeaderTerm::lasts) {
             Some(leads) => ticks.round(leads.epoch).await.unwrap_or_else(|error| {
-                tracing::warn!(%error, "schedules cannot be looked at");
-                AHEAD
+                tracing::warn!(%error, "schedules cannot be read");
+                LOOK_AHEAD
             }),
-            None => AHEAD,
+            None => LOOK_AHEAD,
         };
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
-            changed = reign.changed(), if leads.is_none() => if changed.is_err() { return },
+            changed = term.changed(), if leads.is_none() => if changed.is_err() { return },
             () = end.cancelled() => return,
         }
     }
@@ -46,12 +46,12 @@ struct Ticks {
 }
 
 impl Ticks {
-    /// Does what is due, and answers when to look again.
+    /// Does the ticks that are due, and answers the time until the next ones.
     async fn round(&mut self, epoch: i64) -> Result<Duration, Error> {
         let asked = tokio::time::Instant::now();
-        let due = self.store.due_schedules(AHEAD).await?;
-        self.failed.retain(|_, at| at.elapsed() < FAILED_FOR);
-        let mut wait = AHEAD;
+        let due = self.store.due_schedules(LOOK_AHEAD).await?;
+        self.failed.retain(|_, at| at.elapsed() < FAILED_PAUSE);
+        let mut wait = LOOK_AHEAD;
         for schedule in &due {
             if self.failed.contains_key(&schedule.name) {
                 continue;
@@ -70,28 +70,28 @@ impl Ticks {
                 }
             }
         }
-        // By the clock of the database, read when it was asked.
+        // The times are on the clock of the database, which was read when it was asked.
         Ok(wait.saturating_sub(asked.elapsed()).max(Duration::from_millis(2)))
     }
 
-    /// Plans it or does its ticks; the next one.
+    /// Plans a schedule or does its ticks; answers the next one.
     async fn one(&self, epoch: i64, row: &DueSchedule) -> Result<Option<DateTime<Utc>>, Error> {
         let schedule = match read(row) {
             Ok(schedule) => schedule,
-            Err(fault) => {
-                tracing::error!(schedule = row.name, fault, "a schedule cannot run; correct and apply it");
-                self.store.plan(epoch, row, None, Some(&fault)).await?;
+            Err(problem) => {
+                tracing::error!(schedule = row.name, problem, "a schedule cannot run; correct and apply it");
+                self.store.plan(epoch, row, None, Some(&problem)).await?;
                 return Ok(None);
             }
         };
         let next = schedule.next(row.now);
-        let fault = next.is_none().then_some("it has no more ticks");
+        let problem = next.is_none().then_some("it has no more ticks");
         let Some(due) = row.next_at else {
-            self.store.plan(epoch, row, next, fault).await?;
+            self.store.plan(epoch, row, next, problem).await?;
             return Ok(next);
         };
         let ticks = schedule.due(due, row.now, CatchUp::named(&row.catch_up));
-        let jobs = self.store.tick(epoch, row, &ticks, next, fault).await?;
+        let jobs = self.store.tick(epoch, row, &ticks, next, problem).await?;
         tracing::debug!(schedule = row.name, %due, jobs = jobs.len(), "tick");
         Ok(next)
     }

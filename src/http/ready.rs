@@ -5,14 +5,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::look::Look;
+use super::cache::LastReading;
 use crate::{
     metrics::{Known, Reading},
     migrate::{self, MIGRATIONS},
 };
 
-/// After so long without its periodic work a process is stuck.
-const LATE: Duration = Duration::from_secs(30);
+/// A process without its periodic work for this time is stuck.
+const STUCK_AFTER: Duration = Duration::from_secs(30);
 
 pub(super) struct Check {
     pub good: bool,
@@ -20,7 +20,8 @@ pub(super) struct Check {
     detail: String,
 }
 
-pub(super) fn checks(look: &Look, known: &Known, now: Instant) -> Vec<Check> {
+/// Makes the checklist of a process.
+pub(super) fn checks(look: &LastReading, known: &Known, now: Instant) -> Vec<Check> {
     let check = |name, good, detail: String| Check { good, name, detail };
     let database = match &look.reading {
         Ok(_) => check("database", true, "answers".into()),
@@ -46,14 +47,16 @@ pub(super) fn checks(look: &Look, known: &Known, now: Instant) -> Vec<Check> {
         None => known.role,
     };
     let tick = match known.ticked.map(|at| now.saturating_duration_since(at)) {
-        Some(age) if age < LATE => check("last tick", true, format!("{:.1} s ago", age.as_secs_f64())),
-        Some(age) => check("last tick", false, format!("{} s ago, expected within {}", age.as_secs(), LATE.as_secs())),
+        Some(age) if age < STUCK_AFTER => check("last tick", true, format!("{:.1} s ago", age.as_secs_f64())),
+        Some(age) => {
+            check("last tick", false, format!("{} s ago, expected within {}", age.as_secs(), STUCK_AFTER.as_secs()))
+        }
         None => check("last tick", false, "none yet".into()),
     };
     vec![database, schema, check("role", true, role.into()), tick]
 }
 
-/// The checks as Kubernetes's own list them.
+/// Prints the checks as those of Kubernetes are printed.
 pub(super) fn text(checks: &[Check]) -> String {
     let mut text = String::new();
     for c in checks {
@@ -78,14 +81,14 @@ mod tests {
     use super::*;
     use crate::metrics::{Facts, Reading, Sample};
 
-    fn seen(version: f64) -> Look {
+    fn seen(version: f64) -> LastReading {
         seen_with(version, &migrate::text_digest(), migrate::release_number())
     }
 
-    fn seen_with(version: f64, digest: &str, release: f64) -> Look {
+    fn seen_with(version: f64, digest: &str, release: f64) -> LastReading {
         let schema = Sample { what: "schema".into(), value: version, ..Sample::default() };
         let text = Sample { what: "text".into(), label: digest.into(), value: release, ..Sample::default() };
-        Look::of(Ok(Reading::new(vec![schema, text])))
+        LastReading::of(Ok(Reading::new(vec![schema, text])))
     }
 
     #[test]
@@ -104,14 +107,16 @@ mod tests {
     }
 
     #[test]
-    fn each_fault_is_named_with_what_to_do() {
+    fn each_problem_is_named_with_what_to_do() {
         let (facts, now) = (Facts::new("worker"), Instant::now());
-        let fault = |look: &Look, now| text(&checks(look, &facts.known(), now));
-        assert!(fault(&seen(3.0), now).contains("[-] schema: version 3, this program needs"));
-        assert!(fault(&Look::of(Err("gone".into())), now).contains("[-] database: gone\n[-] schema: unknown"));
-        assert!(fault(&seen(newest().into()), now).ends_with("[-] last tick: none yet\nnot ready\n"));
+        let problem = |look: &LastReading, now| text(&checks(look, &facts.known(), now));
+        assert!(problem(&seen(3.0), now).contains("[-] schema: version 3, this program needs"));
+        assert!(problem(&LastReading::of(Err("gone".into())), now).contains("[-] database: gone\n[-] schema: unknown"));
+        assert!(problem(&seen(newest().into()), now).ends_with("[-] last tick: none yet\nnot ready\n"));
         facts.tick(now);
-        assert!(fault(&seen(newest().into()), now + LATE).contains("[-] last tick: 30 s ago, expected within 30"));
+        assert!(
+            problem(&seen(newest().into()), now + STUCK_AFTER).contains("[-] last tick: 30 s ago, expected within 30")
+        );
     }
 
     #[test]

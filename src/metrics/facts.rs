@@ -1,11 +1,11 @@
-//! What only this process knows of itself.
+//! The facts that only this process knows.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard},
     time::Instant,
 };
 
-/// Shared between what happens and what tells of it. Cheap to clone.
+/// The facts, shared between the tasks that make them and the server that exports them. A clone is cheap.
 #[derive(Debug, Clone)]
 pub struct Facts(Arc<Mutex<Known>>);
 
@@ -14,11 +14,11 @@ pub struct Facts(Arc<Mutex<Known>>);
 pub struct Known {
     /// `worker`, `controller` or `dev`.
     pub role: &'static str,
-    /// Of a controller: whether it leads.
+    /// Whether a controller leads; none in other processes.
     pub leader: Option<bool>,
-    /// When the process last did its periodic work: a worker its heartbeat, a controller its tick.
+    /// The time of the last periodic work: a worker's heartbeat, or a controller's reconciliation.
     pub ticked: Option<Instant>,
-    /// Of the controller that leads: what it scales.
+    /// The Deployments that a leading controller scales.
     pub replicas: Vec<Replicas>,
 }
 
@@ -27,16 +27,16 @@ pub struct Known {
 pub struct Replicas {
     /// Its name.
     pub deployment: String,
-    /// How many there are.
+    /// The present number.
     pub current: u32,
-    /// How many there should be.
+    /// The wanted number.
     pub wanted: u32,
-    /// How many there may be; 0 where their number does not follow the demand.
+    /// The maximum; 0 where the number does not follow the demand.
     pub max: u32,
 }
 
 impl Facts {
-    /// Of a process that has done nothing yet. `role` is a label of `rowlock_build_info`.
+    /// The facts of a process that has done nothing yet. `role` is a label of `rowlock_build_info`.
     ///
     /// ```
     /// assert!(rowlock::metrics::Facts::new("worker").known().ticked.is_none());
@@ -45,7 +45,7 @@ impl Facts {
         Facts(Arc::new(Mutex::new(Known { role, ..Known::default() })))
     }
 
-    /// The periodic work was done.
+    /// Notes that the periodic work was done.
     ///
     /// ```
     /// let facts = rowlock::metrics::Facts::new("controller");
@@ -56,7 +56,7 @@ impl Facts {
         self.lock().ticked = Some(at);
     }
 
-    /// Whether this controller leads. One that no longer leads forgets what it scaled.
+    /// Notes whether this controller leads. A controller that no longer leads forgets its Deployments.
     ///
     /// ```
     /// let facts = rowlock::metrics::Facts::new("controller");
@@ -71,7 +71,7 @@ impl Facts {
         }
     }
 
-    /// What the leader scales, all of it. Decisions and errors are counted in the database instead, by
+    /// Notes all Deployments that the leader scales. Decisions and errors are counted in the database instead, by
     /// `rowlock.record_decisions_v1` and `rowlock.scaler_error_v1`.
     ///
     /// ```
@@ -85,7 +85,7 @@ impl Facts {
         self.lock().replicas = replicas;
     }
 
-    /// What is known now.
+    /// The facts of this moment.
     ///
     /// ```
     /// assert_eq!(rowlock::metrics::Facts::new("dev").known().role, "dev");
@@ -95,7 +95,7 @@ impl Facts {
     }
 
     fn lock(&self) -> MutexGuard<'_, Known> {
-        // Each change is one assignment: what a panic leaves behind is whole.
+        // Each change is one assignment, so a panic leaves no half of one.
         self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }

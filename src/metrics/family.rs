@@ -1,4 +1,4 @@
-//! The exposition's form: families of samples with their labels.
+//! The form of the exposition: families of samples with their labels.
 
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric as Line, MetricFamily, MetricType};
 
@@ -42,7 +42,7 @@ impl Family<'_> {
         self.lines.push(line);
     }
 
-    /// A histogram: how many are in each bucket, by its upper bound, the last of which has none.
+    /// A histogram: the number in each bucket, with the upper bound of the bucket; the last has none.
     pub(super) fn histogram(&mut self, labels: &[(&str, &str)], buckets: &[(f64, f64)], sum: f64) {
         let mut so_far = 0.0;
         let mut lines = Vec::new();
@@ -64,7 +64,7 @@ impl Family<'_> {
         self.lines.push(line);
     }
 
-    /// None if there is no sample: an empty family is an error to the encoder.
+    /// The finished family; none without a sample, since an empty family is an error to the encoder.
     pub(super) fn done(self) -> Option<MetricFamily> {
         let mut family = MetricFamily::default();
         family.set_name(self.metric.name.to_owned());

@@ -1,4 +1,4 @@
-//! What the database knows, by one call of `rowlock.metrics_v1`.
+//! The figures of the database, by one call of `rowlock.metrics_v1`.
 
 use std::collections::BTreeMap;
 
@@ -15,18 +15,18 @@ pub struct Reading {
     samples: Vec<Sample>,
 }
 
-/// One row of the answer. What it is not about is empty.
+/// One row of the answer. Fields that do not apply are empty.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Sample {
-    /// What is said, as `rowlock.metrics_v1` names it.
+    /// The figure's name, as `rowlock.metrics_v1` has it.
     pub what: String,
-    /// The queue, or the Deployment of what begins with `scaler_`.
+    /// The queue, or the Deployment of a figure that begins with `scaler_`.
     pub queue: String,
     /// The type.
     pub job_type: String,
     /// Status, reason, or the number of a bucket.
     pub label: String,
-    /// The figure.
+    /// The value.
     pub value: f64,
 }
 
@@ -36,12 +36,12 @@ pub(super) struct Histogram<'a> {
     pub job_type: &'a str,
     /// Upper bounds and the jobs in each, not added up; the last is infinite.
     pub buckets: Vec<(f64, f64)>,
-    /// In all.
+    /// The sum of all times.
     pub seconds: f64,
 }
 
 impl Reading {
-    /// Reads all there is to export.
+    /// Reads all figures.
     ///
     /// # Errors
     /// [`Error::Database`]; [`Error::Schema`] before `migrate`.
@@ -56,7 +56,7 @@ impl Reading {
         Reading::read_from(client, &HintArgs::default()).await
     }
 
-    /// [`Reading::read`] for one who reads again and again, and remembers where the first jobs were.
+    /// Does the same as [`Reading::read`] for a caller who reads again and again, and remembers the first jobs' places.
     pub(crate) async fn read_from(client: &impl GenericClient, hints: &HintArgs) -> Result<Reading, Error> {
         let sql = "SELECT what, coalesce(queue, ''), coalesce(type, ''), coalesce(label, ''), value
                      FROM rowlock.metrics_v1($1, $2, $3)";
@@ -75,7 +75,7 @@ impl Reading {
         Ok(Reading::new(rows.iter().map(sample).collect::<Result<_, _>>()?))
     }
 
-    /// A reading of these samples, put in order: what is exported does not depend on a plan.
+    /// A reading of these samples, put in order: the exposition must not depend on a query plan.
     ///
     /// ```
     /// use rowlock::metrics::{Reading, Sample};
@@ -97,7 +97,7 @@ impl Reading {
         self.of(what).next().map(|s| s.value)
     }
 
-    /// How far each lane was searched: queue, rank, position.
+    /// The position up to which each lane was searched: queue, rank, position.
     pub(crate) fn searched(&self) -> impl Iterator<Item = (i32, i16, i64)> {
         self.of("searched").filter_map(|s| Some((s.queue.parse().ok()?, s.label.parse().ok()?, s.value as i64)))
     }

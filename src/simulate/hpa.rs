@@ -5,9 +5,9 @@ use std::collections::VecDeque;
 
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Policy {
-    /// So many replicas in so many seconds.
+    /// A number of replicas may come or go in a number of seconds.
     Pods(u32, f64),
-    /// So many in a hundred in so many seconds.
+    /// A share of the replicas, in percent, may come or go in a number of seconds.
     Percent(u32, f64),
 }
 
@@ -21,13 +21,13 @@ pub(super) struct Behavior {
 pub(super) struct Hpa {
     pub up: Behavior,
     pub down: Behavior,
-    /// When, and the replicas recommended.
+    /// Times, and the recommended replicas.
     recommendations: VecDeque<(f64, u32)>,
-    /// When, and how many came or went.
+    /// Times, and the number of replicas that came or went.
     changes: VecDeque<(f64, i64)>,
 }
 
-/// Within a tenth of the target nothing is changed.
+/// Within a tenth of the target the size stays.
 pub(super) const TOLERANCE: f64 = 0.1;
 
 /// `desiredReplicas = ceil(currentReplicas × currentMetricValue ÷ desiredMetricValue)`.
@@ -59,7 +59,7 @@ impl Hpa {
         )
     }
 
-    /// From what the metric asks for to what is set: stabilised, then limited by the policies.
+    /// Sets the size that the metric asks for: first it is stabilised, then the policies limit it.
     pub(super) fn set(&mut self, replicas: u32, desired: u32, bounds: (u32, u32), now: f64) -> u32 {
         self.recommendations.push_back((now, desired));
         let longest = self.up.stabilization.max(self.down.stabilization);
@@ -79,7 +79,7 @@ impl Hpa {
     }
 
     fn limited(&self, replicas: u32, desired: u32, now: f64) -> u32 {
-        // What there was when the policy's period began: all that came or went since counts against it.
+        // The size at the beginning of the period of the policy: every change since then counts against it.
         let before = |period: f64| {
             let since: i64 = self.changes.iter().filter(|c| c.0 > now - period).map(|c| c.1).sum();
             (i64::from(replicas) - since) as f64

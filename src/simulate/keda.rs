@@ -3,9 +3,9 @@
 
 use super::{
     hpa::{Behavior, Hpa, Policy, by_average},
+    observation::Observation,
     random::Random,
-    scaler::Scaler,
-    seen::Seen,
+    scaler::{Habits, Scaler},
 };
 
 #[derive(Debug, Clone, Copy)]
@@ -69,7 +69,11 @@ impl Keda {
 }
 
 impl Scaler for Keda {
-    fn look(&mut self, seen: &Seen, now: f64, _: bool) -> u32 {
+    fn habits(&self) -> Habits {
+        Habits::POLLS
+    }
+
+    fn decide(&mut self, seen: &Observation, now: f64, _: bool) -> u32 {
         let value = (seen.demand.pending() + seen.demand.running()) as f64;
         if now >= self.next_poll {
             self.next_poll += self.settings.polling;
@@ -98,9 +102,9 @@ mod tests {
     use super::*;
     use crate::controller::{Current, Demand, TypeDemand};
 
-    fn seen(pending: u64) -> Seen {
+    fn seen(pending: u64) -> Observation {
         let demand = Demand { types: vec![TypeDemand { pending, ..Default::default() }], ..Default::default() };
-        Seen { demand, current: Current::default() }
+        Observation { demand, current: Current::default() }
     }
 
     /// <https://keda.sh/docs/2.15/concepts/scaling-deployments/#activating-and-scaling-thresholds>: above zero
@@ -124,9 +128,9 @@ mod tests {
     fn zero_comes_a_cooldown_after_the_last_active_poll() {
         let mut keda = Keda::new(Settings::documented(10), 50, 1);
         for second in 0..=60 {
-            keda.look(&seen(5), f64::from(second), false);
+            keda.decide(&seen(5), f64::from(second), false);
         }
-        let mut zero = (61..600).filter(|t| keda.look(&seen(0), f64::from(*t), false) == 0);
+        let mut zero = (61..600).filter(|t| keda.decide(&seen(0), f64::from(*t), false) == 0);
         let first = zero.next().unwrap();
         assert!((330..=390).contains(&first), "at {first} s");
     }
@@ -135,7 +139,7 @@ mod tests {
     #[test]
     fn from_zero_it_waits_for_the_poll() {
         let mut keda = Keda::new(Settings::documented(10), 50, 1);
-        let first = (0..60).find(|t| keda.look(&seen(100), f64::from(*t), false) > 0).unwrap();
+        let first = (0..60).find(|t| keda.decide(&seen(100), f64::from(*t), false) > 0).unwrap();
         assert!(first > 0 && first <= 30, "at {first} s");
     }
 }

@@ -4,15 +4,18 @@
 
 use std::collections::VecDeque;
 
-use super::{scaler::Scaler, seen::Seen};
+use super::{
+    observation::Observation,
+    scaler::{Habits, Scaler, Wakes},
+};
 
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Settings {
-    /// Requests at once that a replica should have: its slots times the target utilization.
+    /// A replica should have so many requests at once: its slots times the target utilization.
     pub target: f64,
     pub stable_window: f64,
     pub panic_window: f64,
-    /// How many times what the replicas can take makes it panic.
+    /// The autoscaler panics at so many times the capacity of the replicas.
     pub panic_threshold: f64,
     pub max_scale_up_rate: f64,
     pub max_scale_down_rate: f64,
@@ -35,7 +38,7 @@ impl Settings {
 
 pub(super) struct Kpa {
     settings: Settings,
-    /// When, and how many requests there were.
+    /// A time, and the number of requests at that time.
     samples: VecDeque<(f64, f64)>,
     panicked: Option<f64>,
     most_in_panic: u32,
@@ -46,7 +49,7 @@ impl Kpa {
         Kpa { settings, samples: VecDeque::new(), panicked: None, most_in_panic: 0 }
     }
 
-    /// One sample; averages are over those within the window.
+    /// Records one sample. Averages are over the samples within the window.
     pub(super) fn record(&mut self, now: f64, requests: f64) {
         self.samples.push_back((now, requests));
         while self.samples.front().is_some_and(|s| s.0 <= now - self.settings.stable_window) {
@@ -60,7 +63,7 @@ impl Kpa {
         if n == 0 { 0.0 } else { sum / f64::from(n) }
     }
 
-    /// One evaluation, as every two seconds.
+    /// Evaluates once, as the autoscaler does every two seconds.
     pub(super) fn evaluate(&mut self, ready: u32, now: f64) -> u32 {
         let s = self.settings;
         let ready = f64::from(ready.max(1));
@@ -100,11 +103,11 @@ impl Knative {
 
 impl Scaler for Knative {
     /// From zero, the activator pokes the autoscaler.
-    fn wakes(&self, seen: &Seen) -> bool {
-        seen.current.replicas == 0
+    fn habits(&self) -> Habits {
+        Habits { wakes: Wakes::FromZero, ..Habits::POLLS }
     }
 
-    fn look(&mut self, seen: &Seen, now: f64, woken: bool) -> u32 {
+    fn decide(&mut self, seen: &Observation, now: f64, woken: bool) -> u32 {
         let requests = (seen.demand.pending() + seen.demand.running()) as f64;
         // At zero replicas nothing is scraped until the activator sees a request.
         if self.wanted > 0 || requests > 0.0 {

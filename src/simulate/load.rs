@@ -7,33 +7,33 @@ use super::random::Random;
 /// A type of jobs.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Kind {
-    /// Its name.
+    /// The type's name.
     pub name: String,
-    /// Its time, declared as `expected` in the catalogue.
+    /// The time of its jobs, declared as `expected` in the catalogue.
     pub expected_seconds: Option<f64>,
 }
 
 /// A job.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Arrival {
-    /// When it becomes due, in seconds from the start.
+    /// The time at which it becomes due, in seconds from the start.
     pub at: f64,
     /// Its type, an index into [`Load::kinds`].
     pub kind: usize,
-    /// How long it takes.
+    /// The time that it takes, in seconds.
     pub service: f64,
 }
 
 /// Jobs in the order of their arrival.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Load {
-    /// What it is called.
+    /// The load's name.
     pub name: String,
     /// The types.
     pub kinds: Vec<Kind>,
     /// The jobs.
     pub arrivals: Vec<Arrival>,
-    /// How long it lasts.
+    /// The length of the load, in seconds.
     pub duration: f64,
 }
 
@@ -55,10 +55,10 @@ pub enum Shape {
 }
 
 impl Shape {
-    /// All of them.
+    /// All shapes.
     pub const ALL: [Shape; 6] = [Shape::Spike, Shape::Ramp, Shape::Diurnal, Shape::Heavy, Shape::Mixed, Shape::Steady];
 
-    /// As on the command line.
+    /// The name on the command line.
     pub fn name(self) -> &'static str {
         match self {
             Shape::Spike => "spike",
@@ -70,7 +70,7 @@ impl Shape {
         }
     }
 
-    /// Jobs for so long. The same seed gives the same jobs.
+    /// Makes the jobs of a load of this length. The same seed gives the same jobs.
     pub fn load(self, duration: f64, seed: u64) -> Load {
         let mut make = Maker { random: Random::new(seed), duration, arrivals: Vec::new() };
         let mut kinds = vec![("job", 0.5)];
@@ -135,7 +135,7 @@ struct Maker {
 }
 
 impl Maker {
-    /// Independent arrivals at a rate that changes, never above `highest` (by thinning).
+    /// Makes independent arrivals at a rate that changes and is never above `highest` (by thinning).
     fn poisson(&mut self, kind: usize, highest: f64, rate: impl Fn(f64) -> f64, service: impl Fn(&mut Random) -> f64) {
         let mut at = 0.0;
         loop {

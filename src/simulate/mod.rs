@@ -2,8 +2,8 @@
 //! the published algorithms of KEDA with the HPA and of Knative.
 //!
 //! - [`load`]: the jobs. `trace`: the same from a file. `random`: one seed, one run. `options`: the settings.
-//! - `run`: the events: jobs come, replicas start, claim, drain and go. `pods`: the replicas. `seen`: the view that
-//!   a scaler has of both. `step`: one second of it.
+//! - `run`: the events: jobs come, replicas start, claim, drain and go. `pods`: the replicas. `observation`: the view
+//!   that a scaler has of both. `step`: one second of it.
 //! - `scaler`: the trait. `rowlock`: `decide` behind it. `hpa`, `keda`, `kpa`, `textbook`: the baselines.
 //!   `profiles`: all of them with their settings.
 //! - [`report`]: waits, objective, cost, flaps. `chart`, `svg`: the same, drawn.
@@ -16,6 +16,7 @@ mod hpa;
 mod keda;
 mod kpa;
 pub mod load;
+mod observation;
 mod options;
 mod pods;
 mod profiles;
@@ -24,7 +25,6 @@ pub mod report;
 mod rowlock;
 mod run;
 mod scaler;
-mod seen;
 mod step;
 mod svg;
 mod textbook;

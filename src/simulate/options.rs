@@ -2,20 +2,20 @@
 
 use std::time::Duration;
 
-/// The seed, the objective and the replicas of a simulation.
+/// The settings of a simulation: its seed, the objective and the replicas.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The seed of everything that is random.
+    /// The seed of all random numbers.
     pub seed: u64,
     /// The objective: how long a ready job may wait.
     pub target_wait: Duration,
-    /// Never more replicas.
+    /// There are never more replicas.
     pub max_replicas: u32,
-    /// Jobs a replica runs at once.
+    /// A replica runs so many jobs at once.
     pub slots: u32,
-    /// How long `decide` holds the highest need.
+    /// `decide` holds the highest need for this time.
     pub scale_down_delay: Duration,
-    /// From the order of a replica to its first claim; each takes a quarter more or less.
+    /// The time from the order of a replica to its first claim; each takes a quarter more or less.
     pub pod_start: Duration,
 }
 

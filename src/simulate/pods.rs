@@ -9,9 +9,9 @@ use crate::controller::Current;
 enum State {
     Starting,
     Ready,
-    /// Claims nothing any more and goes when it is idle; may be taken back.
+    /// It claims nothing any more and goes when it is idle; it may be taken back.
     Draining,
-    /// Was told to stop: the same, but not to be taken back.
+    /// It was told to stop: it goes when it is idle, and cannot be taken back.
     Stopping,
 }
 
@@ -49,7 +49,7 @@ impl Pods {
         }
     }
 
-    /// All that are charged for.
+    /// The number of replicas that are charged for.
     pub(super) fn len(&self) -> usize {
         self.pods.len()
     }
@@ -76,7 +76,7 @@ impl Pods {
         }
     }
 
-    /// Makes them so many; answers those ordered, with the time at which each is ready.
+    /// Changes the number of replicas; answers those ordered, with the time at which each is ready.
     pub(super) fn scale(&mut self, wanted: u32, drains: bool, random: &mut Random, now: f64) -> Vec<(f64, u64)> {
         self.count(now);
         let live = self.live();
@@ -98,7 +98,7 @@ impl Pods {
         ordered
     }
 
-    /// As a ReplicaSet chooses: those that start first, then the newest. Of those that drain the idlest go first.
+    /// Chooses as a ReplicaSet does: first those that start, then the newest. Where replicas drain, the idlest go first.
     fn remove_one(&mut self, drains: bool) {
         let starting = self.pods.iter().rev().find(|(_, p)| p.state == State::Starting).map(|(id, _)| *id);
         let ready = self.pods.iter().rev().filter(|(_, p)| p.state == State::Ready);
@@ -123,7 +123,7 @@ impl Pods {
         }
     }
 
-    /// A ready one with a free slot: workers race for jobs, so any of them.
+    /// Takes a slot of any ready replica that has one free: workers race for jobs.
     pub(super) fn claim(&mut self, random: &mut Random) -> Option<u64> {
         let free = |p: &Pod| p.state == State::Ready && p.running < self.slots;
         let count = self.pods.values().filter(|p| free(p)).count();
@@ -138,7 +138,7 @@ impl Pods {
         Some(*id)
     }
 
-    /// A job of it ended.
+    /// Gives a slot back: a job has ended.
     pub(super) fn release(&mut self, id: u64, now: f64) {
         let Some(pod) = self.pods.get_mut(&id) else { return };
         pod.running -= 1;

@@ -1,7 +1,7 @@
-//! The scalers that are compared, and how each is set.
+//! The scalers that are compared, with their settings.
 //!
-//! Each baseline is there with its documented defaults and tuned as far as its settings go: targets at all slots,
-//! no limit on growth, windows and delays of 15 s for all alike.
+//! Each baseline runs with its documented defaults, and tuned as far as its settings go: targets at all slots, no
+//! limit on growth, windows and delays of 15 s for all alike.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -21,9 +21,9 @@ pub(super) struct Profile {
     pub scaler: Box<dyn Scaler>,
 }
 
-const TUNED: Duration = Duration::from_secs(15);
+const TUNED_DELAY: Duration = Duration::from_secs(15);
 
-/// All of them, ours first.
+/// All scalers, ours first.
 pub(super) fn profiles(options: &Options) -> Vec<Profile> {
     let (slots, max) = (options.slots, options.max_replicas);
     let profile = |name, settings: &str, scaler| Profile { name, settings: settings.to_owned(), scaler };
@@ -32,7 +32,7 @@ pub(super) fn profiles(options: &Options) -> Vec<Profile> {
         Profile { name, settings, scaler: Box::new(Rowlock::new(options, delay)) }
     };
     let keda = |settings| Box::new(Keda::new(settings, max, options.seed));
-    let window = TUNED.as_secs_f64();
+    let window = TUNED_DELAY.as_secs_f64();
     let keda_defaults = keda::Settings::documented(slots);
     let keda_tuned =
         keda::Settings { polling: 1.0, cooldown: window, down_window: window, fast_up: true, ..keda_defaults };
@@ -45,7 +45,7 @@ pub(super) fn profiles(options: &Options) -> Vec<Profile> {
     };
     vec![
         rowlock("rowlock", options.scale_down_delay),
-        rowlock("rowlock-tuned", TUNED),
+        rowlock("rowlock-tuned", TUNED_DELAY),
         profile(
             "textbook",
             "the same delay as rowlock; load + √load, and (pending + running) × S / time left",

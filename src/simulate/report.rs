@@ -1,20 +1,20 @@
-//! What a simulation found.
+//! The findings of a simulation.
 
 use serde::Serialize;
 
 use super::{load::Load, options::Options, run::Simulation, step::Step};
 
-/// A change of direction within so long after the last one is a flap.
+/// A change of direction within this time after the last one is a flap.
 const FLAP_SECONDS: f64 = 300.0;
 
-/// How one scaler did with one load.
+/// The result of one scaler under one load.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Report {
-    /// Its name.
+    /// The scaler's name.
     pub scaler: String,
-    /// How it was set.
+    /// The scaler's settings.
     pub settings: String,
-    /// Jobs.
+    /// The number of jobs.
     pub jobs: usize,
     /// Half of the jobs waited no longer.
     pub wait_p50_seconds: f64,
@@ -22,27 +22,27 @@ pub struct Report {
     pub wait_p95_seconds: f64,
     /// 99 in 100 waited no longer.
     pub wait_p99_seconds: f64,
-    /// None waited longer.
+    /// No job waited longer.
     pub wait_max_seconds: f64,
     /// The share of jobs that waited no longer than the objective.
     pub objective_met_percent: f64,
-    /// Replicas times the time they were there, from their order to their end.
+    /// Replicas times the time for which they existed, from their order to their end.
     pub replica_seconds: f64,
-    /// That, over the work of the jobs in full slots.
+    /// `replica_seconds` over the work of the jobs in full slots.
     pub times_ideal: f64,
-    /// How often a scale-in was taken back within five minutes.
+    /// The number of scale-ins that were taken back within five minutes.
     pub flaps: usize,
-    /// The most replicas.
+    /// The highest number of replicas.
     pub most_replicas: u32,
-    /// How often replicas were told to stop while a job ran in them.
+    /// The number of replicas that were told to stop while a job ran in them.
     pub told_to_stop_busy: u32,
-    /// Every second; not printed.
+    /// One step for every second; not printed.
     #[serde(skip)]
     pub steps: Vec<Step>,
     /// The longest wait of the jobs that came in each second; not printed.
     #[serde(skip)]
     pub waits: Vec<f64>,
-    /// When the number wanted changed, and to what; not printed.
+    /// The times at which the wanted number changed, and the new numbers; not printed.
     #[serde(skip)]
     pub changes: Vec<(f64, u32)>,
 }
@@ -89,7 +89,7 @@ fn round(value: f64, digits: i32) -> f64 {
     (value * unit).round() / unit
 }
 
-/// Growth so soon after a scale-in that it need not have been.
+/// Counts the scale-ins that were taken back so soon that they need not have been.
 fn flaps(changes: &[(f64, u32)]) -> usize {
     let mut lowered: Option<f64> = None;
     let mut flaps = 0;

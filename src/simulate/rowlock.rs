@@ -4,7 +4,11 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::{options::Options, scaler::Scaler, seen::Seen};
+use super::{
+    observation::Observation,
+    options::Options,
+    scaler::{Habits, Scaler},
+};
 use crate::controller::{History, Limits, Rule, decide};
 
 /// `decide`, as the controller calls it.
@@ -31,19 +35,11 @@ fn time(seconds: f64) -> DateTime<Utc> {
 }
 
 impl Scaler for Rowlock {
-    fn wakes(&self, _: &Seen) -> bool {
-        true
+    fn habits(&self) -> Habits {
+        Habits::NOTIFIED
     }
 
-    fn debounce(&self) -> f64 {
-        0.1
-    }
-
-    fn drains(&self) -> bool {
-        true
-    }
-
-    fn look(&mut self, seen: &Seen, now: f64, _: bool) -> u32 {
+    fn decide(&mut self, seen: &Observation, now: f64, _: bool) -> u32 {
         let decision = decide(Some(&seen.demand), &self.limits, &seen.current, &self.history, time(now));
         let keep =
             TimeDelta::from_std(self.limits.scale_down_delay).unwrap_or(TimeDelta::MAX).max(TimeDelta::seconds(60));
@@ -52,11 +48,15 @@ impl Scaler for Rowlock {
     }
 }
 
-/// Always so many.
+/// A fixed number of replicas.
 pub(super) struct Fixed(pub u32);
 
 impl Scaler for Fixed {
-    fn look(&mut self, _: &Seen, _: f64, _: bool) -> u32 {
+    fn habits(&self) -> Habits {
+        Habits::POLLS
+    }
+
+    fn decide(&mut self, _: &Observation, _: f64, _: bool) -> u32 {
         self.0
     }
 }

@@ -7,18 +7,18 @@ use std::{
 
 use super::{
     load::Load,
+    observation::{KindState, Observation},
     options::Options,
     pods::Pods,
     random::Random,
     scaler::Scaler,
-    seen::{KindState, Seen},
     step::Step,
 };
 use crate::controller::Demand;
 
-/// After the last job all are watched for so long: what they keep, they pay for.
-const AFTERWARDS: f64 = 600.0;
-const TICK: f64 = 1.0;
+/// After the last job every scaler is watched for this time: it pays for the replicas that it keeps.
+const WATCHED_AFTER_SECONDS: f64 = 600.0;
+const TICK_SECONDS: f64 = 1.0;
 
 #[derive(Debug, Clone, Copy)]
 enum Event {
@@ -61,11 +61,11 @@ pub(super) struct Simulation<'a> {
     woken: bool,
     kinds: Vec<KindState>,
     pub pods: Pods,
-    /// How long each job waited; infinite until it began.
+    /// The wait of each job; infinite until the job began.
     pub waits: Vec<f64>,
-    /// Every second.
+    /// One step for every second.
     pub steps: Vec<Step>,
-    /// When the scaler changed its mind, and to what.
+    /// The times at which the wanted number changed, and the new numbers.
     pub changes: Vec<(f64, u32)>,
     until: f64,
 }
@@ -84,7 +84,7 @@ impl<'a> Simulation<'a> {
             waits: vec![f64::INFINITY; load.arrivals.len()],
             steps: Vec::new(),
             changes: Vec::new(),
-            until: load.duration + AFTERWARDS,
+            until: load.duration + WATCHED_AFTER_SECONDS,
         };
         simulation.plan(0.0, Event::Tick);
         if let Some(first) = load.arrivals.first() {
@@ -118,12 +118,13 @@ impl<'a> Simulation<'a> {
                 }
                 let waited = self.waiting() > 1;
                 self.claim(now);
-                // One wake-up for what begins to wait; while more wait, the tick is soon enough.
+                // The first job that waits wakes the scaler; while more wait, the tick is soon enough.
                 if !waited && self.waiting() > 0 && !self.woken {
                     let seen = self.seen(now);
-                    if self.scaler.wakes(&seen) {
+                    let habits = self.scaler.habits();
+                    if habits.wakes.now(&seen) {
                         self.woken = true;
-                        self.plan(now + self.scaler.debounce(), Event::Wake);
+                        self.plan(now + habits.debounce, Event::Wake);
                     }
                 }
             }
@@ -139,12 +140,12 @@ impl<'a> Simulation<'a> {
             }
             Event::Wake => {
                 self.woken = false;
-                self.look(now, true);
+                self.reconcile(now, true);
             }
             Event::Tick => {
-                self.look(now, false);
+                self.reconcile(now, false);
                 self.steps.push(Step { at: now, replicas: self.pods.len() as u32, waiting: self.waiting() as u32 });
-                self.plan(now + TICK, Event::Tick);
+                self.plan(now + TICK_SECONDS, Event::Tick);
             }
         }
     }
@@ -153,23 +154,24 @@ impl<'a> Simulation<'a> {
         self.kinds.iter().map(|k| k.waiting.len()).sum()
     }
 
-    fn seen(&mut self, now: f64) -> Seen {
+    fn seen(&mut self, now: f64) -> Observation {
         let types = self.kinds.iter_mut().map(|k| k.demand(now)).collect();
         let demand = Demand { types, ..Demand::default() };
-        Seen { demand, current: self.pods.current(now) }
+        Observation { demand, current: self.pods.current(now) }
     }
 
-    fn look(&mut self, now: f64, woken: bool) {
+    fn reconcile(&mut self, now: f64, woken: bool) {
         let seen = self.seen(now);
-        let wanted = self.scaler.look(&seen, now, woken);
+        let drains = self.scaler.habits().drains;
+        let wanted = self.scaler.decide(&seen, now, woken);
         let before = self.changes.last().map_or(0, |c| c.1);
         if wanted != before {
             self.changes.push((now, wanted));
         }
-        for (at, pod) in self.pods.scale(wanted, self.scaler.drains(), &mut self.random, now) {
+        for (at, pod) in self.pods.scale(wanted, drains, &mut self.random, now) {
             self.plan(at, Event::Ready(pod));
         }
-        // What was taken back from draining claims again.
+        // A replica that was taken back from draining claims again.
         self.claim(now);
     }
 

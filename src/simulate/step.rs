@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-/// One second of a simulation.
+/// The state of a simulation in one second.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct Step {
     /// Seconds from the start.

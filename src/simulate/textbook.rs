@@ -1,11 +1,14 @@
-//! What `decide` has to be better than by its law alone: the same objective by the formulas of the textbook.
+//! The formulas of the textbook for the same objective: `decide` has to be better than these.
 //!
 //! `load + √load` slots for what arrives, `Σ (pending + running) min(1, S / τ)` with `τ = T - age - start` for
 //! what is there, never fewer than run; the highest of the delay holds.
 
 use std::collections::VecDeque;
 
-use super::{scaler::Scaler, seen::Seen};
+use super::{
+    observation::Observation,
+    scaler::{Habits, Scaler},
+};
 
 pub(super) struct Textbook {
     pub wait: f64,
@@ -16,19 +19,11 @@ pub(super) struct Textbook {
 }
 
 impl Scaler for Textbook {
-    fn wakes(&self, _: &Seen) -> bool {
-        true
+    fn habits(&self) -> Habits {
+        Habits::NOTIFIED
     }
 
-    fn debounce(&self) -> f64 {
-        0.1
-    }
-
-    fn drains(&self) -> bool {
-        true
-    }
-
-    fn look(&mut self, seen: &Seen, now: f64, _: bool) -> u32 {
+    fn decide(&mut self, seen: &Observation, now: f64, _: bool) -> u32 {
         let start = seen.current.start_seconds.unwrap_or(2.0);
         let (mut load, mut pickup, mut running) = (0.0_f64, 0.0_f64, 0.0_f64);
         for t in &seen.demand.types {

@@ -7,7 +7,7 @@ use rowlock::{
     controller::{
         self, InvalidLimits, Limits,
         local::LocalOptions,
-        target::{Look, Replica, Scaled, Target},
+        target::{Replica, Scaled, Snapshot, Target, TargetError},
     },
 };
 use serde_json::json;
@@ -39,7 +39,7 @@ async fn a_local_process_that_cannot_be_started_is_counted_and_tried_again() {
 /// Three Deployments: one that cannot be understood, one that cannot be scaled, and one that can.
 #[derive(Default)]
 struct Three {
-    looks: u32,
+    observed: u32,
     grown: u32,
 }
 
@@ -48,10 +48,16 @@ fn deployment(name: &str, limits: Result<Limits, InvalidLimits>, replicas: u32) 
     Scaled { name: name.into(), limits, replicas: (0..replicas).map(replica).collect(), unschedulable: 0 }
 }
 
+fn failed(act: &str) -> TargetError {
+    TargetError::Process { act: act.into(), source: std::io::Error::other("of this test") }
+}
+
 impl Target for Three {
-    async fn look(&mut self) -> anyhow::Result<Look> {
-        self.looks += 1;
-        anyhow::ensure!(self.looks != 3, "not to be seen this time");
+    async fn observe(&mut self) -> Result<Snapshot, TargetError> {
+        self.observed += 1;
+        if self.observed == 3 {
+            return Err(failed("not to be seen this time"));
+        }
         let wrong = InvalidLimits { annotations: vec![("rowlock.dev/slots".into(), "expected a number".into())] };
         let limits = || Ok(Limits::new(vec!["default".into()]));
         let deployments = vec![
@@ -59,16 +65,18 @@ impl Target for Three {
             deployment("refused", limits(), 0),
             deployment("good", limits(), self.grown),
         ];
-        Ok(Look { deployments, ..Look::default() })
+        Ok(Snapshot { deployments, ..Snapshot::default() })
     }
 
-    async fn grow(&mut self, deployment: &str, to: u32) -> anyhow::Result<bool> {
-        anyhow::ensure!(deployment == "good", "it is refused");
+    async fn grow(&mut self, deployment: &str, to: u32) -> Result<bool, TargetError> {
+        if deployment != "good" {
+            return Err(failed("it is refused"));
+        }
         self.grown = to;
         Ok(true)
     }
 
-    async fn stop(&mut self, _: &str, _: &[String]) -> anyhow::Result<bool> {
+    async fn stop(&mut self, _: &str, _: &[String]) -> Result<bool, TargetError> {
         Ok(true)
     }
 }
@@ -94,19 +102,19 @@ async fn a_deployment_that_cannot_be_scaled_is_counted_and_keeps_no_other_from_i
     assert_eq!(faults(&db, "good", "grow").await, 0.0);
 }
 
-/// One that is all there is: its annotations are counted although there is no queue to look at.
+/// The only Deployment has wrong annotations: they are counted although there is no queue to observe.
 #[tokio::test]
 async fn a_wrong_annotation_is_counted_where_nothing_else_is_scaled() {
     struct Wrong;
     impl Target for Wrong {
-        async fn look(&mut self) -> anyhow::Result<Look> {
+        async fn observe(&mut self) -> Result<Snapshot, TargetError> {
             let wrong = InvalidLimits { annotations: vec![("rowlock.dev/queues".into(), "expected names".into())] };
-            Ok(Look { deployments: vec![deployment("wrong", Err(wrong), 0)], ..Look::default() })
+            Ok(Snapshot { deployments: vec![deployment("wrong", Err(wrong), 0)], ..Snapshot::default() })
         }
-        async fn grow(&mut self, _: &str, _: u32) -> anyhow::Result<bool> {
+        async fn grow(&mut self, _: &str, _: u32) -> Result<bool, TargetError> {
             Ok(true)
         }
-        async fn stop(&mut self, _: &str, _: &[String]) -> anyhow::Result<bool> {
+        async fn stop(&mut self, _: &str, _: &[String]) -> Result<bool, TargetError> {
             Ok(true)
         }
     }

@@ -1,4 +1,4 @@
-//! Which Pods go first: the deletion cost, which whoever takes Pods away looks at.
+//! The deletion cost: the controller that deletes Pods deletes the cheapest first.
 
 use std::collections::HashSet;
 
@@ -13,13 +13,13 @@ use serde_json::json;
 use super::view::uid;
 use crate::cluster::{Cluster, ClusterError};
 
+const COST_ANNOTATION: &str = "controller.kubernetes.io/pod-deletion-cost";
 /// Pods with this cost go first. Others have their own, or none, which is 0.
-const COST: &str = "controller.kubernetes.io/pod-deletion-cost";
-const MARK: &str = "-1000000000";
-/// Marks are set by so many calls side by side.
-const AT_ONCE: usize = 10;
+const CHEAPEST: &str = "-1000000000";
+/// So many calls set marks side by side.
+const MAX_CALLS: usize = 10;
 
-/// Which Pods have a mark that they should not have, and which lack it. Pure.
+/// Finds the Pods that have a mark and should not, and those that lack one. Pure.
 pub(super) fn differ<'a>(pods: &[&'a Pod], wanted: &[String]) -> (Vec<&'a Pod>, Vec<&'a Pod>) {
     let wanted: HashSet<&str> = wanted.iter().map(String::as_str).collect();
     let (mut surplus, mut lacking) = (Vec::new(), Vec::new());
@@ -34,18 +34,18 @@ pub(super) fn differ<'a>(pods: &[&'a Pod], wanted: &[String]) -> (Vec<&'a Pod>, 
 }
 
 fn is_marked(pod: &Pod) -> bool {
-    pod.metadata.annotations.as_ref().and_then(|a| a.get(COST)).is_some_and(|cost| cost == MARK)
+    pod.metadata.annotations.as_ref().and_then(|a| a.get(COST_ANNOTATION)).is_some_and(|cost| cost == CHEAPEST)
 }
 
-/// Takes the mark from the first, and gives it to the others.
+/// Takes the mark from the first Pods, and gives one to the others.
 pub(super) async fn change(
     cluster: &Cluster,
     surplus: &[&Pod],
     lacking: &[&Pod],
 ) -> Vec<Result<PartialObjectMeta<Pod>, ClusterError>> {
-    let changes = surplus.iter().map(|p| (*p, None)).chain(lacking.iter().map(|p| (*p, Some(MARK))));
+    let changes = surplus.iter().map(|p| (*p, None)).chain(lacking.iter().map(|p| (*p, Some(CHEAPEST))));
     let calls: Vec<_> = changes.map(|(pod, cost)| set(cluster.clone(), pod, cost)).collect();
-    stream::iter(calls).buffer_unordered(AT_ONCE).collect().await
+    stream::iter(calls).buffer_unordered(MAX_CALLS).collect().await
 }
 
 fn set(
@@ -54,8 +54,8 @@ fn set(
     cost: Option<&'static str>,
 ) -> impl Future<Output = Result<PartialObjectMeta<Pod>, ClusterError>> + use<> {
     let name = pod.metadata.name.clone().unwrap_or_default();
-    // The UID is a condition: under this name there may be another by now.
-    let patch = Patch::Merge(json!({"metadata": {"uid": uid(pod), "annotations": {COST: cost}}}));
+    // The UID is a condition: another Pod may have this name by now.
+    let patch = Patch::Merge(json!({"metadata": {"uid": uid(pod), "annotations": {COST_ANNOTATION: cost}}}));
     async move {
         let (api, params) = (cluster.api::<Pod>(), PatchParams::default());
         cluster.call(&format!("mark pod {name}"), api.patch_metadata(&name, &params, &patch)).await
@@ -69,13 +69,13 @@ mod tests {
     fn pod(uid: &str, cost: Option<&str>) -> Pod {
         let mut pod = Pod::default();
         pod.metadata.uid = Some(uid.into());
-        pod.metadata.annotations = cost.map(|c| [(COST.to_owned(), c.to_owned())].into());
+        pod.metadata.annotations = cost.map(|c| [(COST_ANNOTATION.to_owned(), c.to_owned())].into());
         pod
     }
 
     #[test]
     fn exactly_the_chosen_pods_are_marked() {
-        let (a, b, c) = (pod("a", None), pod("b", Some(MARK)), pod("c", Some("17")));
+        let (a, b, c) = (pod("a", None), pod("b", Some(CHEAPEST)), pod("c", Some("17")));
         let (surplus, lacking) = differ(&[&a, &b, &c], &["a".into(), "mail#0".into()]);
         let uids = |pods: Vec<&Pod>| pods.iter().map(|p| uid(p).to_owned()).collect::<Vec<_>>();
         assert_eq!((uids(surplus), uids(lacking)), (vec!["b".to_owned()], vec!["a".to_owned()]), "c has its own");

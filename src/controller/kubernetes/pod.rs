@@ -1,4 +1,4 @@
-//! What a Pod's state means. Pure: the API's objects in, one word out.
+//! The meaning of a Pod's state. Pure: the API's objects in, one word out.
 
 use std::time::{Duration, Instant};
 
@@ -8,31 +8,31 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::Time,
 };
 
-/// Where more than one container is, the one of this name is the worker's.
-const WORKER: &str = "worker";
+/// If a Pod has several containers, the one with this name is the worker's.
+const WORKER_CONTAINER: &str = "worker";
 
 /// A Pod's place in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum State {
-    /// Not ready yet; whether no node has room for it.
+    /// It is not ready yet.
     Starting {
-        /// The scheduler says so.
+        /// No node has room for it, says the scheduler.
         unschedulable: bool,
     },
     /// Its containers are ready.
     Ready,
-    /// It was told to end. What runs in it may run until it is gone.
+    /// It was told to end. Its containers may run until it is gone.
     Leaving,
-    /// Nothing runs in it any more, and nothing will.
+    /// Nothing runs in it any more, and nothing will run.
     Ended,
 }
 
-/// What the API says of a Pod. A node that cannot be reached says nothing: its Pods stay what they were, or are
+/// Classifies a Pod by its status. A node that cannot be reached says nothing: its Pods stay as they were, or are
 /// leaving, and their leases decide.
 pub(super) fn state(pod: &Pod) -> State {
     let status = pod.status.as_ref();
     match status.and_then(|s| s.phase.as_deref()) {
-        // Also: evicted, preempted, refused by the node, or given up by the garbage collector with its node.
+        // This includes Pods that were evicted, preempted, refused by the node, or given up with their node.
         Some("Failed" | "Succeeded") => return State::Ended,
         _ if pod.metadata.deletion_timestamp.is_some() => return State::Leaving,
         _ => {}
@@ -46,13 +46,13 @@ pub(super) fn state(pod: &Pod) -> State {
     State::Starting { unschedulable }
 }
 
-/// When what runs in the Pod now began, or when what ran in it ended, if it is not the first to run there. The
-/// second is cut off: whatever started before that has ended.
-pub(super) fn anew(pod: &Pod) -> Option<DateTime<Utc>> {
+/// The start of the container that runs in the Pod now, or the end of the last one, if it is not the first. A worker
+/// that started before has ended. The time is in whole seconds, rounded down.
+pub(super) fn restarted(pod: &Pod) -> Option<DateTime<Utc>> {
     let containers = pod.status.as_ref()?.container_statuses.as_deref()?;
     let worker = match containers {
         [one] => one,
-        many => many.iter().find(|c| c.name == WORKER)?,
+        many => many.iter().find(|c| c.name == WORKER_CONTAINER)?,
     };
     let state = worker.state.as_ref();
     if let Some(ended) = state.and_then(|s| s.terminated.as_ref()) {
@@ -75,7 +75,7 @@ fn instant(time: &Time) -> Option<DateTime<Utc>> {
     DateTime::from_timestamp_millis(time.0.as_millisecond())
 }
 
-/// A Pod that was made a while ago was ordered then; one that was made just now, now.
+/// The time at which a Pod was ordered: its creation, or now if it was created just now.
 pub(super) fn ordered(pod: &Pod) -> Instant {
     let now = Instant::now();
     let made = pod.metadata.creation_timestamp.as_ref().and_then(instant);
@@ -84,7 +84,7 @@ pub(super) fn ordered(pod: &Pod) -> Instant {
     if age < Duration::from_secs(5) { now } else { now.checked_sub(age).unwrap_or(now) }
 }
 
-/// The Deployment whose Pod it is: its ReplicaSet is named after it and the hash of its template.
+/// The Deployment that a Pod belongs to: its ReplicaSet is named after the Deployment and the hash of its template.
 pub(super) fn deployment(pod: &Pod) -> Option<&str> {
     let hash = pod.metadata.labels.as_ref()?.get("pod-template-hash")?;
     let owners = pod.metadata.owner_references.as_deref()?;
@@ -140,13 +140,13 @@ mod tests {
     }
 
     #[test]
-    fn a_container_that_began_anew_tells_since_when() {
+    fn a_container_that_was_restarted_tells_since_when() {
         let running = json!({"running": {"startedAt": "2026-01-01T00:00:20Z"}});
         let killed =
             json!({"terminated": {"exitCode": 137, "reason": "OOMKilled", "finishedAt": "2026-01-01T00:00:10Z"}});
         let waiting = json!({"waiting": {"reason": "CrashLoopBackOff"}});
         let seconds =
-            |containers: Value| anew(&pod(json!({"containerStatuses": containers}))).map(|t| t.timestamp() % 60);
+            |containers: Value| restarted(&pod(json!({"containerStatuses": containers}))).map(|t| t.timestamp() % 60);
         let (none, name) = (json!({}), "main");
         assert_eq!(seconds(json!([container(name, 0, running.clone(), none.clone())])), None);
         assert_eq!(seconds(json!([container(name, 1, running.clone(), killed.clone())])), Some(20));
@@ -155,9 +155,9 @@ mod tests {
         // A sidecar's restart says nothing of the worker.
         let sidecar = container("proxy", 3, running.clone(), killed.clone());
         assert_eq!(seconds(json!([container(name, 0, running.clone(), none.clone()), sidecar])), None);
-        assert_eq!(seconds(json!([sidecar, container(WORKER, 0, running.clone(), none)])), None);
-        assert_eq!(seconds(json!([sidecar, container(WORKER, 1, running, killed)])), Some(20));
-        assert_eq!(anew(&Pod::default()), None);
+        assert_eq!(seconds(json!([sidecar, container(WORKER_CONTAINER, 0, running.clone(), none)])), None);
+        assert_eq!(seconds(json!([sidecar, container(WORKER_CONTAINER, 1, running, killed)])), Some(20));
+        assert_eq!(restarted(&Pod::default()), None);
     }
 
     #[test]

@@ -1,39 +1,39 @@
-//! What a Deployment is set to, and what of it is to be changed, while the watch may show it as of before. Pure.
+//! The size of a Deployment and its changes, while the watch may still show the size of before. Pure.
 
 /// A change of the size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Change {
-    /// No fewer than that.
+    /// To at least this size.
     AtLeast(u32),
-    /// So many fewer.
+    /// By so many fewer.
     Fewer(u32),
 }
 
-/// What follows.
+/// The step that follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Plan {
-    /// It is so already.
+    /// The size is right already.
     Done,
-    /// The last change has to be seen first.
+    /// The watch has to show the last change first.
     Wait,
-    /// To be set, if the Deployment is still of the version that was seen.
+    /// The size has to be set, if the Deployment still has the observed version.
     Set(u32),
 }
 
-/// How a call ended.
+/// The end of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Answer {
     Yes,
     No,
-    /// It may have had its effect.
+    /// No answer came: the call may have had its effect.
     None,
 }
 
-/// Our own changes, each with the version of the Deployment before it.
+/// The changes of this controller, each with the version of the Deployment before it.
 #[derive(Debug, Default)]
 pub(super) struct Size {
     set: Option<(String, u32)>,
-    /// So many were to go, and no answer came.
+    /// A smaller size was asked for, and no answer came.
     tried: Option<(String, u32)>,
 }
 
@@ -48,7 +48,7 @@ impl Size {
         let to = match change {
             Change::AtLeast(n) => present.max(n),
             Change::Fewer(n) => {
-                // It had its effect: the same number would go twice.
+                // The call had its effect: the same number would go twice.
                 let tried = self.tried.take_if(|(before, _)| before != version);
                 if tried.is_some_and(|(_, to)| to == present) { present } else { present.saturating_sub(n) }
             }

@@ -13,22 +13,22 @@ use crate::controller::{
     target::{Replica, Scaled},
 };
 
-/// A replica that has no Pod for so long is held up: a quota, an admission plugin.
-const HELD_UP: Duration = Duration::from_secs(10);
+/// Replicas without a Pod for this time are stalled: by a quota, or by an admission plugin.
+const STALLED_AFTER: Duration = Duration::from_secs(10);
 
-/// What is known beside the API's objects.
+/// The facts that the API's objects do not hold.
 pub(super) struct Known<'a> {
-    /// When each Pod was ordered, by UID.
+    /// The time at which each Pod was ordered, by UID.
     pub ordered: &'a HashMap<String, Instant>,
-    /// Pods that are to be taken away, by UID: they were, though the API does not show it yet.
+    /// Pods whose deletion was ordered, by UID, though the API does not show it yet.
     pub stopping: &'a HashMap<String, Instant>,
-    /// Since when there are fewer Pods than ordered.
+    /// There are fewer Pods than ordered since this time.
     pub short_since: Instant,
     pub now: Instant,
 }
 
-/// The Deployment's replicas are as many as it is set to, whatever Pods there are: those that are still to come
-/// count as starting, and those too many, of a rollout or on their way out, do not count.
+/// Makes the replicas of a Deployment, as many as it is set to, whatever Pods exist: Pods that do not exist yet count
+/// as starting, and Pods beyond that number, of a rollout or on their way out, do not count.
 pub(super) fn scaled(deployment: &Deployment, pods: &[&Pod], set_to: u32, known: &Known<'_>) -> Scaled {
     let name = deployment.metadata.name.clone().unwrap_or_default();
     let mut live: Vec<(bool, bool, Replica)> = Vec::new();
@@ -43,13 +43,13 @@ pub(super) fn scaled(deployment: &Deployment, pods: &[&Pod], set_to: u32, known:
         let ordered = known.ordered.get(key).copied().unwrap_or(known.now);
         live.push((ready.0, ready.1, Replica { key: key.to_owned(), ordered, up: ready.0 }));
     }
-    // Those that are ready first, then the oldest.
+    // The ready ones come first, then the oldest.
     live.sort_by_key(|(ready, _, r)| (!ready, r.ordered));
     live.truncate(set_to as usize);
     let missing = set_to - u32::try_from(live.len()).unwrap_or(set_to);
-    let held_up = missing > 0 && known.now.saturating_duration_since(known.short_since) > HELD_UP;
+    let stalled = missing > 0 && known.now.saturating_duration_since(known.short_since) > STALLED_AFTER;
     let unschedulable = live.iter().filter(|(_, unschedulable, _)| *unschedulable).count();
-    let unschedulable = u32::try_from(unschedulable).unwrap_or(u32::MAX) + if held_up { missing } else { 0 };
+    let unschedulable = u32::try_from(unschedulable).unwrap_or(u32::MAX) + if stalled { missing } else { 0 };
     let mut replicas: Vec<Replica> = live.into_iter().map(|(_, _, r)| r).collect();
     replicas.extend((0..missing).map(|n| Replica {
         key: format!("{name}#{n}"),
@@ -60,7 +60,7 @@ pub(super) fn scaled(deployment: &Deployment, pods: &[&Pod], set_to: u32, known:
     Scaled { name, limits: Limits::read(&annotations), replicas, unschedulable }
 }
 
-/// Whether its Pods are all of its present template: while a rollout goes on, taking away is the rollout's.
+/// Whether all Pods are of the present template: during a rollout only the rollout deletes Pods.
 pub(super) fn is_settled(deployment: &Deployment) -> bool {
     let Some(status) = &deployment.status else { return false };
     status.observed_generation >= deployment.metadata.generation
@@ -107,7 +107,7 @@ mod tests {
         let second = Duration::from_secs(1);
         assert_eq!(see(&[&a, &b, &c], 3, &[], second).0, ["a", "c", "b"]);
         assert_eq!(see(&[&a], 3, &[], second), (vec!["a".into(), "mail#0".into(), "mail#1".into()], 0), "to come");
-        assert_eq!(see(&[&a], 3, &[], second * 60).1, 2, "held up");
+        assert_eq!(see(&[&a], 3, &[], second * 60).1, 2, "stalled");
         assert_eq!(see(&[&a, &b, &c], 2, &[], second).0, ["a", "c"], "the one too many is not ready");
         assert_eq!(see(&[&a, &b, &c], 2, &["a"], second).0, ["c", "b"], "a was stopped");
         let mut gone = pod("d", true);

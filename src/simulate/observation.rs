@@ -1,20 +1,20 @@
-//! What a scaler sees: the demand, as the controller would read it from Postgres, and the replicas.
+//! The view of a scaler: the demand, as the controller would read it from Postgres, and the replicas.
 
 use std::collections::VecDeque;
 
 use super::load::Kind;
 use crate::controller::{Current, Demand, TypeDemand};
 
-pub(super) struct Seen {
+pub(super) struct Observation {
     pub demand: Demand,
     pub current: Current,
 }
 
-/// A type's jobs so far.
+/// The jobs of a type so far.
 pub(super) struct KindState {
     name: String,
     expected: Option<f64>,
-    /// Jobs that wait, by their place in the load, and when each became due.
+    /// Jobs that wait, by their place in the load, with the time at which each became due.
     pub waiting: VecDeque<(usize, f64)>,
     running: u64,
     /// The sum of the times at which the running ones began.

@@ -1,4 +1,4 @@
-//! Looks at the database: one at a time, none hangs, and each serves all who ask within a second.
+//! Readings of the database: one at a time, none hangs, and each serves everybody who asks within a second.
 
 use std::{
     sync::Arc,
@@ -14,59 +14,59 @@ use crate::{
     metrics::Reading,
 };
 
-/// How long a look is good for all.
-const FRESH: Duration = Duration::from_secs(1);
-/// Then the database counts as down. Prometheus gives a scrape ten seconds.
-const PATIENCE: Duration = Duration::from_secs(4);
+/// A reading is reused for this time.
+const REUSED_FOR: Duration = Duration::from_secs(1);
+/// Without an answer in this time the database counts as down. Prometheus gives a scrape ten seconds.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(4);
 
-/// What was seen.
+/// The last reading of the database.
 #[derive(Debug, Clone)]
-pub(super) struct Look {
+pub(super) struct LastReading {
     at: Instant,
     pub reading: Result<Reading, String>,
-    /// When the database was last read, by its clock, in Unix time.
+    /// The time of the last successful reading, by the clock of the database, in Unix time.
     pub last_read: Option<f64>,
 }
 
-pub(super) struct Looks {
+pub(super) struct ReadingCache {
     queue: JobQueue,
     memory: Mutex<Memory>,
 }
 
 #[derive(Default)]
 struct Memory {
-    last: Option<Look>,
-    /// Where the first jobs were, so that an old transaction does not make looks dear.
+    last: Option<LastReading>,
+    /// The places of the first jobs, so that an old transaction does not make readings dear.
     hints: Hints,
 }
 
-impl Looks {
-    pub(super) fn new(queue: JobQueue) -> Looks {
-        Looks { queue, memory: Mutex::default() }
+impl ReadingCache {
+    pub(super) fn new(queue: JobQueue) -> ReadingCache {
+        ReadingCache { queue, memory: Mutex::default() }
     }
 
-    /// The last look, or a new one if that is too old.
-    pub(super) async fn look(self: &Arc<Self>) -> Look {
-        // A task of its own: whoever asked may go away, and the next must not ask the database beside it.
-        let looks = self.clone();
-        match tokio::spawn(async move { looks.fresh().await }).await {
-            Ok(look) => look,
+    /// The last reading, or a new one if that is too old.
+    pub(super) async fn reading(self: &Arc<Self>) -> LastReading {
+        // It is a task of its own: the caller may go away, and the next must not ask the database beside it.
+        let cache = self.clone();
+        match tokio::spawn(async move { cache.fresh().await }).await {
+            Ok(reading) => reading,
             Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
         }
     }
 
-    async fn fresh(&self) -> Look {
+    async fn fresh(&self) -> LastReading {
         let Memory { last, hints } = &mut *self.memory.lock().await;
-        if let Some(look) = last.as_ref().filter(|l| l.at.elapsed() < FRESH) {
-            return look.clone();
+        if let Some(reading) = last.as_ref().filter(|l| l.at.elapsed() < REUSED_FOR) {
+            return reading.clone();
         }
         let reading = self.read(hints).await;
-        if let (Err(why), None | Some(Look { reading: Ok(_), .. })) = (&reading, &*last) {
+        if let (Err(why), None | Some(LastReading { reading: Ok(_), .. })) = (&reading, &*last) {
             tracing::warn!(error = why, "the metrics cannot be read");
         }
         let read_at = reading.as_ref().ok().and_then(|r| r.one("read_at"));
         let last_read = read_at.or_else(|| last.as_ref().and_then(|l| l.last_read));
-        last.insert(Look { at: Instant::now(), reading, last_read }).clone()
+        last.insert(LastReading { at: Instant::now(), reading, last_read }).clone()
     }
 
     async fn read(&self, hints: &mut Hints) -> Result<Reading, String> {
@@ -84,14 +84,14 @@ impl Looks {
     }
 
     async fn read_from(&self, args: &HintArgs, started: Instant) -> Result<Reading, String> {
-        let late = |_| format!("no answer within {} s", PATIENCE.as_secs());
-        let client = tokio::time::timeout(PATIENCE, self.queue.pool().get()).await.map_err(late)?;
+        let late = |_| format!("no answer within {} s", QUERY_TIMEOUT.as_secs());
+        let client = tokio::time::timeout(QUERY_TIMEOUT, self.queue.pool().get()).await.map_err(late)?;
         let client = client.map_err(|e| text(&e.into()))?;
-        let left = PATIENCE.saturating_sub(started.elapsed());
+        let left = QUERY_TIMEOUT.saturating_sub(started.elapsed());
         match tokio::time::timeout(left, Reading::read_from(&**client, args)).await {
             Ok(reading) => reading.map_err(|e| text(&e)),
             Err(elapsed) => {
-                // Its answer may still come: the connection must not go back to the pool.
+                // Its answer may still come, so the connection must not go back to the pool.
                 drop(Object::take(client));
                 Err(late(elapsed))
             }
@@ -112,8 +112,8 @@ fn text(error: &Error) -> String {
 }
 
 #[cfg(test)]
-impl Look {
-    pub(super) fn of(reading: Result<Reading, String>) -> Look {
-        Look { at: Instant::now(), reading, last_read: None }
+impl LastReading {
+    pub(super) fn of(reading: Result<Reading, String>) -> LastReading {
+        LastReading { at: Instant::now(), reading, last_read: None }
     }
 }

@@ -1,0 +1,278 @@
+//! One reconciliation of the leader: observe, decide for each Deployment, record, act.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+
+use super::{
+    decide::decide,
+    decision::Decision,
+    demand::Current,
+    limits::{InvalidLimits, Limits},
+    memory::{self, Memory},
+    observe::{Demanded, Observer, Workers},
+    scale_in,
+    scaler_error::ScalerError,
+    store::Store,
+    target::{Notice, Scaled, Snapshot, Target, TargetError},
+};
+use crate::{
+    Error,
+    metrics::{Facts, Replicas},
+};
+
+/// A worker that works opens so many: its pool serves the loop, the heartbeat, maintenance and the progress of jobs,
+/// and one more connection is for LISTEN.
+const CONNECTIONS_PER_REPLICA: u32 = 5;
+/// Jobs for later count this far ahead, until starts were measured.
+const ASSUMED_START_SECONDS: f64 = 2.0;
+/// Wrong annotations are counted this often: an alert must not end before they are right.
+const REPORT_INVALID_EVERY: Duration = Duration::from_secs(60);
+
+pub(super) struct Reconciler<T> {
+    pub target: T,
+    pub facts: Facts,
+    store: Store,
+    epoch: i64,
+    observer: Observer,
+    memories: HashMap<String, Memory>,
+    /// An enqueue to one of these queues notifies this controller.
+    subscribed: Vec<String>,
+    /// Replicas that have ended, until their leases have ended, too.
+    terminated: Vec<String>,
+    /// The mistakes in Deployments' annotations, as they were reported last.
+    invalid: HashMap<String, (InvalidLimits, Instant)>,
+}
+
+/// A reconciliation could not be finished.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ReconcileError {
+    #[error(transparent)]
+    Database(#[from] Error),
+    #[error(transparent)]
+    Target(#[from] TargetError),
+}
+
+impl<T: Target> Reconciler<T> {
+    pub(super) fn new(store: Store, target: T, facts: Facts) -> Reconciler<T> {
+        Reconciler {
+            target,
+            facts,
+            store,
+            epoch: -1,
+            observer: Observer::default(),
+            memories: HashMap::new(),
+            subscribed: Vec::new(),
+            terminated: Vec::new(),
+            invalid: HashMap::new(),
+        }
+    }
+
+    /// Reconciles once, and answers when the next reconciliation is due at the latest; none: in its usual time.
+    pub(super) async fn reconcile(&mut self, epoch: i64) -> Result<Option<Duration>, ReconcileError> {
+        if self.epoch != epoch {
+            // Another controller led, or may have: the observations from before are not a history.
+            self.epoch = epoch;
+            self.observer = Observer::default();
+            self.memories.clear();
+            self.subscribed.clear();
+        }
+        let snapshot = self.observe_target().await?;
+        let queues = queues(&snapshot.deployments);
+        if queues.is_empty() {
+            self.facts.set_replicas(Vec::new());
+            return Ok(None);
+        }
+        let soon = self.memories.values().filter_map(Memory::start_seconds).fold(ASSUMED_START_SECONDS, f64::max);
+        let seen = self.observer.observe(&self.store, &queues, soon).await?;
+        let workers = Workers::new(&seen.workers);
+        self.end_leases_of_restarted(&snapshot.restarted, &workers).await?;
+        let mut rows = Vec::new();
+        let mut acts = Vec::new();
+        let mut replicas = Vec::new();
+        self.memories.retain(|name, _| snapshot.deployments.iter().any(|s| s.name == *name));
+        for scaled in &snapshot.deployments {
+            let Ok(limits) = &scaled.limits else { continue };
+            let (current, decision) = self.decide(scaled, limits, &seen, &workers).await?;
+            let memory = self.memories.entry(scaled.name.clone()).or_default();
+            if memory.is_news(&decision) {
+                rows.push(memory::row(&scaled.name, &decision)?);
+                memory.stored(&decision);
+            }
+            memory.remember(&decision, limits);
+            replicas.push(exported(&scaled.name, &decision, limits));
+            acts.push((scaled, current, decision));
+        }
+        if !rows.is_empty() {
+            // Before any act: a leader that cannot record its decisions, because another leads, must not act.
+            self.store.record(epoch, &Value::Array(rows)).await?;
+        }
+        self.facts.set_replicas(replicas);
+        for (scaled, current, decision) in acts {
+            let Err((failed, error)) = self.act(scaled, &current, &decision, &workers).await else { continue };
+            let ReconcileError::Target(error) = error else {
+                // The database has no place for a count then, and the other Deployments would fail alike.
+                return Err(error);
+            };
+            // A Deployment that cannot be scaled keeps no other from it.
+            tracing::error!(deployment = scaled.name, failed = failed.name(), error = chain(&error));
+            self.store.count_error(epoch, &scaled.name, failed).await?;
+        }
+        let again = self.subscribe(seen.quiet(&queues)).await?;
+        let next = self.memories.values().filter_map(|m| m.scale_in.due_in()).min();
+        Ok(if again { Some(Duration::ZERO) } else { next })
+    }
+
+    /// Observes the target. The leases of replicas that have ended end here, and wrong annotations are reported.
+    async fn observe_target(&mut self) -> Result<Snapshot, ReconcileError> {
+        let mut snapshot = match self.target.observe().await {
+            Ok(snapshot) => snapshot,
+            Err(error) => {
+                for deployment in self.memories.keys() {
+                    self.store.count_error(self.epoch, deployment, ScalerError::Observe).await?;
+                }
+                return Err(error.into());
+            }
+        };
+        self.terminated.append(&mut snapshot.terminated);
+        if !self.terminated.is_empty() {
+            let jobs = self.store.end_replicas(self.epoch, &self.terminated).await?;
+            tracing::debug!(replicas = self.terminated.len(), jobs, "replicas have ended");
+            self.terminated.clear();
+        }
+        self.report_invalid(&snapshot.deployments).await?;
+        Ok(snapshot)
+    }
+
+    /// Reports the Deployments that are not scaled: once, then now and then, and when the reason has changed.
+    async fn report_invalid(&mut self, deployments: &[Scaled]) -> Result<(), ReconcileError> {
+        self.invalid.retain(|name, _| deployments.iter().any(|s| s.name == *name && s.limits.is_err()));
+        for scaled in deployments {
+            let Err(error) = &scaled.limits else { continue };
+            self.target.publish(&scaled.name, Notice::Invalid(error));
+            let due =
+                |(reported, at): &(InvalidLimits, Instant)| reported != error || at.elapsed() > REPORT_INVALID_EVERY;
+            if self.invalid.get(&scaled.name).is_none_or(due) {
+                tracing::error!(deployment = scaled.name, %error, "not scaled");
+                self.store.count_error(self.epoch, &scaled.name, ScalerError::InvalidAnnotations).await?;
+                self.invalid.insert(scaled.name.clone(), (error.clone(), Instant::now()));
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the leases of workers whose replica was started again after they had started.
+    async fn end_leases_of_restarted(
+        &mut self,
+        restarted: &[(String, DateTime<Utc>)],
+        workers: &Workers<'_>,
+    ) -> Result<(), ReconcileError> {
+        let of = |(key, at): &(String, DateTime<Utc>)| {
+            let dead = workers.of(key).iter().filter(|w| w.started().is_some_and(|started| started < *at));
+            dead.map(|w| w.identity.clone()).collect::<Vec<_>>()
+        };
+        let identities: Vec<String> = restarted.iter().flat_map(of).collect();
+        if !identities.is_empty() {
+            let jobs = self.store.end_replicas(self.epoch, &identities).await?;
+            tracing::info!(workers = identities.len(), jobs, "workers have ended in replicas that were started again");
+        }
+        Ok(())
+    }
+
+    async fn decide(
+        &mut self,
+        scaled: &Scaled,
+        limits: &Limits,
+        seen: &Demanded,
+        workers: &Workers<'_>,
+    ) -> Result<(Current, Decision), ReconcileError> {
+        let demand = seen.demand(&limits.queues, CONNECTIONS_PER_REPLICA);
+        let known = self.memories.contains_key(&scaled.name);
+        let memory = self.memories.entry(scaled.name.clone()).or_default();
+        let current = memory.current(scaled, workers);
+        if !known {
+            let highest = self.store.highest_need(&scaled.name, memory::window(limits)).await?;
+            memory.restore(seen.now, highest, current.replicas, limits);
+        }
+        let decision = decide(Some(&demand), limits, &current, &memory.history, seen.now);
+        Ok((current, decision))
+    }
+
+    async fn act(
+        &mut self,
+        scaled: &Scaled,
+        current: &Current,
+        decision: &Decision,
+        workers: &Workers<'_>,
+    ) -> Result<(), (ScalerError, ReconcileError)> {
+        let stop = |error: ReconcileError| (ScalerError::Stop, error);
+        let Some(memory) = self.memories.get_mut(&scaled.name) else { return Ok(()) };
+        let (store, epoch) = (&self.store, self.epoch);
+        let stopped = memory.scale_in.finish(store, epoch, &mut self.target, scaled, workers).await.map_err(stop)?;
+        if stopped > 0 {
+            tracing::info!(deployment = scaled.name, stopped, "idle replicas are stopped");
+        }
+        if decision.dry_run || decision.wanted == decision.current {
+            return Ok(());
+        }
+        let (from, to, reason) = (decision.current, decision.wanted, decision.reason.name());
+        if to > from {
+            // Replicas that drain still exist, and do not count.
+            let leaving = u32::try_from(scaled.replicas.len()).unwrap_or(u32::MAX).saturating_sub(current.replicas);
+            let grown = self.target.grow(&scaled.name, to.saturating_add(leaving)).await;
+            if grown.map_err(|e| (ScalerError::Grow, e.into()))? {
+                tracing::info!(deployment = scaled.name, from, to, reason, "scaling out");
+                self.target.publish(&scaled.name, Notice::Decided(decision));
+            }
+            return Ok(());
+        }
+        // The decision still counts the replicas that were stopped just now.
+        if !memory.scale_in.is_under_way() && stopped == 0 {
+            let chosen = scale_in::choose(scaled, workers, from - to);
+            if !chosen.is_empty() && self.target.may_shrink(&scaled.name).await.map_err(|e| stop(e.into()))? {
+                let marked = memory.scale_in.begin(store, epoch, chosen).await.map_err(stop)?;
+                tracing::info!(deployment = scaled.name, from, to, marked, reason, "scaling in");
+                self.target.publish(&scaled.name, Notice::Decided(decision));
+            }
+        }
+        Ok(())
+    }
+
+    /// Subscribes to the quiet queues, and to no other. True if a queue was added: a job may have come to it between
+    /// the observation and the subscription.
+    async fn subscribe(&mut self, quiet: Vec<String>) -> Result<bool, ReconcileError> {
+        if quiet == self.subscribed {
+            return Ok(false);
+        }
+        self.store.subscribe(self.epoch, &quiet).await?;
+        let added = quiet.iter().any(|q| !self.subscribed.contains(q));
+        self.subscribed = quiet;
+        Ok(added)
+    }
+}
+
+/// An error with its causes: an error's own text never repeats them.
+fn chain(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {}", chain(source)),
+        None => error.to_string(),
+    }
+}
+
+/// The replicas of a decision, for the metrics. A fixed size is no maximum that demand can reach.
+fn exported(deployment: &str, decision: &Decision, limits: &Limits) -> Replicas {
+    let max = if limits.pin_replicas.is_some() { 0 } else { limits.max_replicas };
+    Replicas { deployment: deployment.to_owned(), current: decision.current, wanted: decision.wanted, max }
+}
+
+fn queues(deployments: &[Scaled]) -> Vec<String> {
+    let mut queues: Vec<String> =
+        deployments.iter().filter_map(|s| s.limits.as_ref().ok()).flat_map(|l| l.queues.clone()).collect();
+    queues.sort();
+    queues.dedup();
+    queues
+}
