@@ -22,7 +22,7 @@ PROFILE ?= release
 IMAGE ?= rowlock.test/rowlock:dev
 OUT ?= target/rowlock-image.tar
 
-.PHONY: help setup build static image demo test test-cluster soak mutants lint features bench chart verify
+.PHONY: help setup build static image licenses sbom release demo test test-cluster soak mutants lint features bench chart deny verify
 
 help: ## Show this
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -40,11 +40,22 @@ static: ## Build it without any library, for any container: target/x86_64-unknow
 	  $(CARGO) build --locked --profile $(PROFILE) --features cli --target $(STATIC) -j $(JOBS)
 	@if [[ $(STATIC) == $$(uname -m)-* ]]; then tests/static.sh target/$(STATIC)/$(PROFILE)/rowlock; fi
 
-image: static ## Build a container image without a container engine (IMAGE=name:tag OUT=archive)
+image: static licenses ## Build a container image without a container engine (IMAGE=name:tag OUT=archive)
 	@VERSION=$$(sed -n 's/^version = "\(.*\)"/\1/p' Cargo.toml | head -n 1) \
 	REVISION=$$(git rev-parse HEAD)$$(git diff --quiet HEAD || echo -dirty) \
 	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) SOURCE=$${SOURCE-$$(git remote get-url origin | grep ^https:// || true)} \
-	scripts/image.py target/$(STATIC)/release/rowlock $(IMAGE) $(OUT)
+	scripts/image.py target/$(STATIC)/release/rowlock $(IMAGE) $(OUT) LICENSE-APACHE LICENSE-MIT target/THIRD-PARTY.txt
+
+licenses: ## Collect the licences of all that the program is linked from: target/THIRD-PARTY.txt
+	@mkdir -p target
+	@scripts/bundled.py licenses >target/THIRD-PARTY.txt
+
+sbom: ## Write a bill of materials, CycloneDX in JSON: target/rowlock.cdx.json
+	@mkdir -p target
+	@scripts/bundled.py sbom >target/rowlock.cdx.json
+
+release: image ## Put a release's files and their checksums into target/release-files (KEY=ssh-key signs them)
+	@scripts/release.sh target/$(STATIC)/release/rowlock $(OUT)
 
 demo: build ## Run real jobs over the files of a directory (DIR=.) and check every result
 	@scripts/demo.sh "$$DIR"
@@ -71,10 +82,11 @@ soak: ## The faults of tests/chaos five times as often (ROWLOCK_SEED=n for other
 mutants: ## Remove guards of the worker one at a time: a test misses each (a build a guard; those of the SQL are in make test)
 	@JOBS=$(JOBS) python3 -B tests/mutants/worker.py $(ARGS)
 
-lint: ## Format, clippy and rustdoc, warnings refused
+lint: ## Format, clippy, rustdoc and dependencies, warnings refused
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets --all-features -j $(JOBS) -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --all-features -j $(JOBS)
+	@$(MAKE) deny sbom licenses
 
 features: ## Check that the default features build, and without kube, clap or axum
 	$(CARGO) check --locked -j $(JOBS)
@@ -89,7 +101,9 @@ bench: build ## Speed as ratios, on a server in memory or a migrated DATABASE_UR
 chart: ## Write what is made from the Helm chart: its README, manifests/, tests/chart/golden
 	@scripts/chart.sh
 
-verify: lint ## Lint, licences, the chart, and that generated files are as generated
+deny: ## Check advisories, licences, bans and sources of all dependencies, where cargo-deny is installed
+	@scripts/deny.sh
+
+verify: lint ## Lint, the image, the chart, and that generated files are as generated
+	@tests/image.sh
 	@tests/chart/check
-	@if type -P cargo-deny >/dev/null; then $(CARGO) deny check bans licenses sources; \
-	else echo "verify: cargo-deny is not installed, licences not checked" >&2; fi

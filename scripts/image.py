@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Write a container image that holds one static program and nothing else, as an archive that containerd, Docker,
-Podman and skopeo read. It needs no container engine. The same input gives the same digest.
+"""Write a container image that holds one static program and licences, as an archive that containerd, Docker, Podman and
+skopeo read. It needs no container engine. The same input gives the same bytes (tests/image.sh).
 
-usage: scripts/image.py PROGRAM NAME ARCHIVE   (run by make image; VERSION, REVISION, SOURCE, SOURCE_DATE_EPOCH
-in the environment become labels and times)
+usage: scripts/image.py PROGRAM NAME ARCHIVE [LICENCE…]   (run by make image; VERSION, REVISION, SOURCE and
+SOURCE_DATE_EPOCH in the environment become labels and times; licences go into /licenses)
 """
 import gzip
 import hashlib
@@ -41,9 +41,12 @@ def tar(files):
     return out.getvalue()
 
 
-def layer(program):
+def layer(program, licences):
     # /tmp, because a worker keeps the files of its jobs there.
-    return tar([(entry("rowlock", 0o755, len(program)), program), (entry("tmp", 0o1777, kind=tarfile.DIRTYPE), b"")])
+    files = [(entry("rowlock", 0o755, len(program)), program), (entry("tmp", 0o1777, kind=tarfile.DIRTYPE), b"")]
+    if licences:
+        files.append((entry("licenses", 0o755, kind=tarfile.DIRTYPE), b""))
+    return tar(files + [(entry(f"licenses/{name}", 0o644, len(text)), text) for name, text in sorted(licences.items())])
 
 
 def labels():
@@ -80,10 +83,10 @@ def digest(data):
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
-def image(program, name):
+def image(program, name, licences):
     """The files of the archive, and the manifest's digest."""
     created = datetime.fromtimestamp(int(os.environ.get("SOURCE_DATE_EPOCH", 0)), timezone.utc)
-    arch, content = architecture(program), layer(program)
+    arch, content = architecture(program), layer(program, licences)
     packed = gzip.compress(content, 9, mtime=0)
     blobs = {}
 
@@ -118,13 +121,17 @@ def image(program, name):
 
 
 def main():
-    if len(sys.argv) != 4:
-        sys.exit("usage: scripts/image.py PROGRAM NAME ARCHIVE")
-    program, name, out = sys.argv[1:]
+    if len(sys.argv) < 4:
+        sys.exit("usage: scripts/image.py PROGRAM NAME ARCHIVE [LICENCE…]")
+    program, name, out, *paths = sys.argv[1:]
     if ":" not in name.rpartition("/")[2]:
         sys.exit(f"image: {name} has no tag; write {name}:TAG")
+    licences = {}
+    for path in paths:
+        with open(path, "rb") as file:
+            licences[os.path.basename(path)] = file.read()
     with open(program, "rb") as file:
-        files, arch, top, packed, unpacked = image(file.read(), name)
+        files, arch, top, packed, unpacked = image(file.read(), name, licences)
     os.makedirs(os.path.dirname(out) or ".", exist_ok=True)
     part = f"{out}.{os.getpid()}"
     with open(part, "wb") as file:
