@@ -21,7 +21,7 @@ use tokio::{task::JoinSet, time::timeout};
 use crate::{
     fleet::{Chance, count_of, quantile},
     hand::{self, Hands, receipt, until_answered},
-    ledger::{self, Ledger, drained, idle_holds},
+    ledger::{Ledger, drained, idle_holds},
     proxy::{Cut, Proxy},
     scene::Scene,
     support::{Db, connect},
@@ -241,10 +241,8 @@ async fn a_future_that_is_dropped_at_any_await_loses_no_job() {
     drained(&scene.db).await;
     let calm = calm.elapsed();
     hands.stop().await;
-    let ended: std::collections::HashSet<_> = ledger::ends(&scene.db).await.into_keys().collect();
-    let told = std::mem::take(&mut *storm.told.lock().unwrap());
-    let lost = told.iter().filter(|id| !ended.contains(id)).count();
-    scene.jobs = ended;
+    scene.jobs.extend(storm.told.lock().unwrap().iter());
+    let lost = scene.lost().await;
     let v = scene.judge(&std::collections::HashMap::new()).await;
     let mut holds = idle_holds(&scene.db, &scene.ledger).await;
     let refused = storm.refused.load(Ordering::SeqCst);

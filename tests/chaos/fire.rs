@@ -2,7 +2,7 @@
 //! Postgres killed, connections and answers lost, SIGTERM under load.
 
 use std::{
-    collections::{HashMap, HashSet, VecDeque},
+    collections::{HashMap, VecDeque},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -14,7 +14,6 @@ use rowlock::JobQueue;
 
 use crate::{
     fleet::{PATIENCE, Worker, count, turn, until},
-    ledger,
     proxy::{Cut, Proxy},
     scene::Scene,
     server::{Server, terminate_one},
@@ -165,9 +164,7 @@ async fn a_worker_inside_a_program_under_fire_loses_no_job_and_consumes_no_attem
     let started = Instant::now();
     for (n, event) in plan.into_iter().enumerate() {
         let batch = jobs * (n + 1) / events - jobs * n / events;
-        let chance = &mut field.scene.chance;
-        let ids = ledger::enqueue_anew(&field.scene.q, batch, |_| 20 + chance.below(200)).await;
-        field.scene.jobs.extend(ids);
+        field.scene.enqueue_anew(batch, |chance| 20 + chance.below(200)).await;
         tokio::time::sleep(field.scene.chance.millis(200)).await;
         field.happen(event).await;
     }
@@ -175,11 +172,7 @@ async fn a_worker_inside_a_program_under_fire_loses_no_job_and_consumes_no_attem
     until("all that were frozen go on", || std::future::ready(field.thaw() == 0)).await;
     let Field { mut scene, dead, slowest_end, proxy, .. } = field;
     proxy.spare();
-    ledger::drained(&scene.db).await;
-    // A batch whose answer was lost was enqueued again: it counts as well.
-    let ended: HashSet<_> = ledger::ends(&scene.db).await.into_keys().collect();
-    let lost = scene.jobs.difference(&ended).count();
-    scene.jobs = ended;
+    let lost = scene.lost().await;
     let v = scene.judge(&dead).await;
     eprintln!(
         "fire: {events} events in {took:.1?} on {WORKERS} processes: {} of {} jobs accepted, {lost} lost, {} crash loops, {} \

@@ -19,6 +19,7 @@ mod ledger;
 #[path = "../it/pooler.rs"]
 mod pooler;
 mod postgres;
+mod promotions;
 #[path = "../it/proxy.rs"]
 #[allow(dead_code, reason = "shared with the other tests, which use more of it")]
 mod proxy;

@@ -47,11 +47,11 @@ pub async fn main() -> Result<(), Box<dyn Error>> {
         .lease(time(&setting("--lease", "30s")?)?)
         .poll(time(&setting("--poll", "1s")?)?)
         .grace(time(&setting("--grace", "30s")?)?)
-        .handler("t", move |job, _| {
+        .handler("t", move |job, context| {
             let ledger = ledger.clone();
             async move {
-                let wish: Wish = job.payload_as().map_err(|e| e.to_string())?;
-                let (id, lease) = (job.id, job.lease());
+                let wish: Wish = serde_json::from_str(job.payload.get()).map_err(|e| e.to_string())?;
+                let (id, lease) = (job.id, context.lease());
                 ledger.note("begin", id, &lease).await.map_err(|e| e.to_string())?;
                 tokio::time::sleep(Duration::from_millis(wish.ms)).await;
                 let fails = job.attempts < wish.again;

@@ -2,7 +2,7 @@
 //! every worker is back at work soon after a state has passed. Half of the workers are behind PgBouncer.
 
 use std::{
-    collections::{BTreeMap, HashMap, HashSet},
+    collections::{BTreeMap, HashMap},
     time::{Duration, Instant},
 };
 
@@ -11,7 +11,6 @@ use tokio_postgres::{Client, NoTls};
 
 use crate::{
     fleet::{Chance, Worker, count_of, now, turn, until},
-    ledger::{self, drained},
     pooler::Pooler,
     postgres::all_begin,
     scene::Scene,
@@ -250,13 +249,13 @@ async fn no_state_of_the_server_ends_a_worker_or_costs_a_job_an_attempt() {
     let (mut ended, mut again) = (Vec::new(), BTreeMap::<State, Duration>::new());
     let started = Instant::now();
     for state in plan(&mut weather.scene.chance, states) {
-        enqueue(&mut weather.scene).await;
+        weather.scene.enqueue_anew(150, |chance| 20 + chance.below(100)).await;
         until("work goes on", || async { weather.scene.ledger.busy().await.len() == WORKERS }).await;
         // Sometimes longer than a lease.
         let longest = if weather.scene.chance.below(4) == 0 { 4500 } else { 800 };
         let time = Duration::from_millis(500) + weather.scene.chance.millis(longest);
         let passed = weather.pass(state, time).await;
-        enqueue(&mut weather.scene).await;
+        weather.scene.enqueue_anew(150, |chance| 20 + chance.below(100)).await;
         replace_ended(&weather, &mut workers, state, &mut ended);
         let worst = all_begin(&weather.scene.ledger, &workers, passed).await.into_iter().max().unwrap();
         let slowest = again.entry(state).or_default();
@@ -265,10 +264,7 @@ async fn no_state_of_the_server_ends_a_worker_or_costs_a_job_an_attempt() {
     }
     let took = started.elapsed();
     let mut scene = weather.scene;
-    drained(&scene.db).await;
-    let all: HashSet<_> = ledger::ends(&scene.db).await.into_keys().collect();
-    let lost = scene.jobs.difference(&all).count();
-    scene.jobs = all;
+    let lost = scene.lost().await;
     let v = scene.judge(&HashMap::new()).await;
     eprintln!(
         "states: {states} in {took:.1?}: {} of {} jobs accepted, {lost} lost, {} extra runs, 0 attempts consumed; {} workers \
@@ -281,9 +277,4 @@ async fn no_state_of_the_server_ends_a_worker_or_costs_a_job_an_attempt() {
     assert_eq!((ended.len(), v.completed, lost), (0, scene.jobs.len(), 0));
     let late: Vec<_> = again.into_iter().filter(|(_, time)| *time > AGAIN).collect();
     assert!(late.is_empty(), "back to work too late: {late:?}");
-}
-
-async fn enqueue(scene: &mut Scene) {
-    let chance = &mut scene.chance;
-    scene.jobs.extend(ledger::enqueue_anew(&scene.q, 150, |_| 20 + chance.below(100)).await);
 }
