@@ -191,11 +191,10 @@ impl Fleet {
         self.dir.path().join("stderr")
     }
 
-    /// The last lines of it.
-    pub fn tail(&self) -> String {
+    /// The last error that ended one of them.
+    pub fn last_error(&self) -> String {
         let log = std::fs::read_to_string(self.log()).unwrap();
-        let lines: Vec<&str> = log.lines().collect();
-        lines[lines.len().saturating_sub(5)..].join("\n")
+        log.lines().rfind(|line| line.starts_with("error:")).unwrap_or("no error").to_owned()
     }
 
     /// How often they said so.

@@ -10,18 +10,23 @@
 mod canary;
 mod children;
 mod commits;
+mod drops;
 mod fleet;
 mod freezes;
+mod hand;
 mod kills;
 mod ledger;
 #[path = "../it/pooler.rs"]
 mod pooler;
 mod postgres;
+mod promotions;
 #[path = "../it/proxy.rs"]
 #[allow(dead_code, reason = "shared with the other tests, which use more of it")]
 mod proxy;
+mod replies;
 mod scene;
 mod server;
+mod states;
 #[path = "../it/support.rs"]
 #[allow(dead_code, reason = "shared with the other tests, which use more of it")]
 mod support;

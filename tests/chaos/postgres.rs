@@ -18,7 +18,7 @@ use uuid::Uuid;
 
 use crate::{
     fleet::{Worker, count, now, quantile, turn, until},
-    ledger::{self, Ledger, drained},
+    ledger::Ledger,
     scene::Scene,
     server::{Server, terminate_one},
 };
@@ -89,7 +89,7 @@ async fn what_was_acknowledged_outlives_postgres_and_workers_go_on_when_it_is_up
     let (mut terminated, mut again) = (0, Vec::new());
     let started = Instant::now();
     for death in 0..deaths {
-        scene.jobs.extend(ledger::enqueue_anew(&scene.q, BATCH, |_| 50 + scene.chance.below(150)).await);
+        scene.enqueue_anew(BATCH, |chance| 50 + chance.below(150)).await;
         while terminated < terminations * (death + 1) / deaths {
             terminated += terminate_one(&scene.db, &mut scene.chance).await;
             tokio::time::sleep(scene.chance.millis(200)).await;
@@ -106,13 +106,10 @@ async fn what_was_acknowledged_outlives_postgres_and_workers_go_on_when_it_is_up
     }
     let faults = started.elapsed();
     let (told, untold) = client.stop().await;
-    drained(&scene.db).await;
-
     scene.jobs.extend(&told);
-    let ended: HashSet<Uuid> = ledger::ends(&scene.db).await.into_keys().collect();
-    let lost = scene.jobs.difference(&ended).count();
-    let unasked = ended.difference(&scene.jobs).count();
-    scene.jobs.extend(&ended);
+    let known = scene.jobs.len();
+    let lost = scene.lost().await;
+    let unasked = scene.jobs.len() + lost - known;
     let v = scene.judge(&HashMap::new()).await;
     eprintln!(
         "postgres: {deaths} deaths and {terminated} ended connections in {faults:.1?}: {} of {} jobs accepted, {lost} lost; \

@@ -44,6 +44,21 @@ impl Scene {
         self.jobs.extend(ledger::enqueue(&self.q, jobs, |_| ms(&mut self.chance)).await);
     }
 
+    /// The same while the database is away now and then. A batch whose answer was lost is enqueued once more.
+    pub async fn enqueue_anew(&mut self, jobs: usize, mut ms: impl FnMut(&mut Chance) -> usize) {
+        self.jobs.extend(ledger::enqueue_anew(&self.q, jobs, |_| ms(&mut self.chance)).await);
+    }
+
+    /// Waits for the end of all jobs, and answers how many of those that were told to us are not there. From then on,
+    /// those that we were not told of count as well.
+    pub async fn lost(&mut self) -> usize {
+        drained(&self.db).await;
+        let ended: HashSet<Uuid> = ledger::ends(&self.db).await.into_keys().collect();
+        let lost = self.jobs.difference(&ended).count();
+        self.jobs = ended;
+        lost
+    }
+
     /// Enqueues jobs of which every fourth is to fail its first attempt and every tenth is a long one.
     pub async fn enqueue_mixed(&mut self, jobs: usize, long: usize) {
         let chance = &mut self.chance;

@@ -1,6 +1,12 @@
 //! A Postgres that dies and rises again, and connections that an administrator ends.
 
-use std::os::unix::fs::PermissionsExt;
+use std::{
+    os::unix::{
+        fs::{MetadataExt, PermissionsExt},
+        process::CommandExt,
+    },
+    process::Command,
+};
 
 use rowlock::local_postgres::{LocalPostgres, Options};
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
@@ -26,16 +32,50 @@ impl Server {
 
     /// With settings, each `name=value`.
     pub async fn start_with(settings: &[&str]) -> Server {
-        let shm = std::path::Path::new("/dev/shm");
-        let dir = if shm.is_dir() { tempfile::tempdir_in(shm) } else { tempfile::tempdir() }.unwrap();
-        // The server may be another user than we.
-        std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+        let dir = data_dir();
         let settings = settings.iter().map(ToString::to_string).collect();
         let mut server = Server { dir, port: None, settings, running: None };
         server.up().await;
-        let config: tokio_postgres::Config = server.url().parse().unwrap();
-        server.port = Some(config.get_ports()[0]);
+        server.keep_port();
         server
+    }
+
+    /// A copy of a server, which follows it, on this port or a free one.
+    pub async fn standby_of(primary: &Server, port: Option<u16>) -> Server {
+        let dir = data_dir();
+        let data = dir.path().join("data");
+        let owner = std::fs::metadata(primary.dir.path().join("data")).unwrap();
+        let (uid, gid) = (owner.uid(), owner.gid());
+        std::fs::create_dir(&data).unwrap();
+        std::fs::set_permissions(&data, std::fs::Permissions::from_mode(0o700)).unwrap();
+        std::os::unix::fs::chown(&data, Some(uid), Some(gid)).unwrap();
+        // Beside the program itself, not beside a link to it.
+        let postgres = primary.running.as_ref().unwrap().bin_dir().join("postgres").canonicalize().unwrap();
+        let mut copy = Command::new(postgres.with_file_name("pg_basebackup"));
+        copy.args(["--write-recovery-conf", "--checkpoint=fast", "--no-sync", "--dbname", &primary.url(), "--pgdata"]);
+        // We may be root, which a server's files must not belong to.
+        copy.arg(&data).current_dir("/").uid(uid).gid(gid);
+        let copied = tokio::task::spawn_blocking(move || copy.output().unwrap()).await.unwrap();
+        assert!(copied.status.success(), "{}", String::from_utf8_lossy(&copied.stderr));
+        let mut standby = Server { dir, port, settings: primary.settings.clone(), running: None };
+        standby.up().await;
+        standby.keep_port();
+        standby
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port.unwrap()
+    }
+
+    /// A standby becomes a primary.
+    pub async fn promote(&self) {
+        let db = self.db().await;
+        assert!(db.one::<bool>("SELECT pg_promote()", &[]).await, "it is promoted");
+    }
+
+    fn keep_port(&mut self) {
+        let config: tokio_postgres::Config = self.url().parse().unwrap();
+        self.port = Some(config.get_ports()[0]);
     }
 
     /// Starts it again, on the same port.
@@ -81,6 +121,14 @@ impl Server {
     pub async fn db(&self) -> Db {
         Db { url: self.url(), client: connect(&self.url()).await }
     }
+}
+
+fn data_dir() -> tempfile::TempDir {
+    let shm = std::path::Path::new("/dev/shm");
+    let dir = if shm.is_dir() { tempfile::tempdir_in(shm) } else { tempfile::tempdir() }.unwrap();
+    // The server may be another user than we.
+    std::fs::set_permissions(dir.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    dir
 }
 
 fn children(pid: Pid) -> Vec<Pid> {
