@@ -57,7 +57,7 @@ pub(super) struct Report {
     done: Vec<(ClaimedJob, Option<Box<RawValue>>)>,
     failed: Vec<(ClaimedJob, Failure)>,
     released: Vec<ClaimedJob>,
-    handed_back: Vec<(ClaimedJob, Option<Duration>, String)>,
+    handed_back: Vec<(ClaimedJob, (Option<Duration>, String))>,
 }
 
 impl Report {
@@ -69,7 +69,7 @@ impl Report {
                 self.failed.push((job, failure));
             }
             Outcome::Released => self.released.push(job),
-            Outcome::HandedBack { after, error } => self.handed_back.push((job, after, error)),
+            Outcome::HandedBack { after, error } => self.handed_back.push((job, (after, error))),
         }
     }
 
@@ -86,7 +86,7 @@ impl Report {
     ) -> Result<Vec<ClaimedJob>, Error> {
         self.flush_failed(caller, summary).await?;
         if !self.released.is_empty() {
-            let refused = caller.call(|| caller.session.try_release(&self.released, None)).await?;
+            let refused = caller.call(|| caller.session.try_release(self.released.iter(), None)).await?;
             summary.released += (self.released.len() - refused.len()) as u64;
             self.released.clear();
         }
