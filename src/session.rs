@@ -283,6 +283,9 @@ impl Session {
                 ],
             )
             .await?;
+        if retry_after.is_none() {
+            self.hints().put_back();
+        }
         rows.iter().map(|r| Ok(r.try_get(0)?)).collect()
     }
 

@@ -92,7 +92,7 @@ impl JobQueue {
     /// # Ok(()) }
     /// ```
     pub async fn fail(&self, id: Uuid, error: impl Into<String>) -> Result<Status, Error> {
-        self.status(id, Outcome::Failed(Failure::new(error))).await
+        self.end_attempt(id, Outcome::Failed(Failure::new(error))).await
     }
 
     /// Makes a job pending again, after a delay: a failed, cancelled or pending one, or a running one that this queue
@@ -114,7 +114,7 @@ impl JobQueue {
     }
 
     /// Ends an attempt, and answers the job's new status, whatever led to it.
-    pub(crate) async fn status(&self, id: Uuid, outcome: Outcome) -> Result<Status, Error> {
+    pub(crate) async fn end_attempt(&self, id: Uuid, outcome: Outcome) -> Result<Status, Error> {
         match self.end(id, outcome).await? {
             Answer::Now(status) | Answer::ResultRefused(status) => Ok(status),
             Answer::NotHeld => Err(not_held(id)),

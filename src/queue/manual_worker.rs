@@ -17,7 +17,7 @@ use uuid::Uuid;
 use crate::{
     ClaimedJob, Error, Job, Session, SessionOptions, Status,
     session::{
-        heartbeat::Heartbeat,
+        heartbeat::{Heartbeat, lease_ended},
         report::{Outcome, Report, Verdict},
     },
 };
@@ -340,7 +340,7 @@ impl ManualWorker {
 
 async fn lease_end(registration: Option<&Registration>) {
     match registration {
-        Some(registration) => registration.heartbeat.ended().await,
+        Some(registration) => lease_ended(registration.heartbeat.beats.clone()).await,
         None => std::future::pending().await,
     }
 }

@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::Session;
 use crate::Error;
 
-/// The state of the lease.
+/// The state of a lease after the last heartbeat.
 #[derive(Debug, Clone)]
 pub(crate) struct Beat {
     pub deadline: Instant,
@@ -48,22 +48,22 @@ impl Heartbeat {
         let task = tokio::spawn(extend(session, drain, extended, beat));
         Heartbeat { beats, _task: AbortOnDropHandle::new(task) }
     }
+}
 
-    /// Returns when the lease is lost or its deadline has passed.
-    pub(crate) async fn ended(&self) {
-        let mut beats = self.beats.clone();
-        loop {
-            let (deadline, lost) = {
-                let beat = beats.borrow_and_update();
-                (beat.deadline, beat.lost)
-            };
-            if lost || Instant::now() >= deadline {
-                return;
-            }
-            tokio::select! {
-                changed = beats.changed() => if changed.is_err() { return },
-                () = tokio::time::sleep_until(deadline.into()) => {}
-            }
+/// Returns when the lease is lost or its deadline has passed.
+pub(crate) async fn lease_ended(mut beats: watch::Receiver<Beat>) {
+    loop {
+        let (deadline, lost) = {
+            let beat = beats.borrow_and_update();
+            (beat.deadline, beat.lost)
+        };
+        if lost || Instant::now() >= deadline {
+            return;
+        }
+        tokio::select! {
+            // Without a heartbeat nothing changes any more: the deadline comes.
+            Ok(()) = beats.changed() => {}
+            () = tokio::time::sleep_until(deadline.into()) => {}
         }
     }
 }
