@@ -6,7 +6,7 @@ CREATE OR REPLACE FUNCTION rowlock.work_v1(worker uuid, leases int8[], ids uuid[
   claim int8 DEFAULT 0)
 RETURNS TABLE (refused uuid, lease int8, id uuid, type text, queue text, payload jsonb, priority int2, attempts int2,
   max_retries int2, created_at timestamptz, execute_at timestamptz, opts jsonb, lane_queue int4, lane_rank int2,
-  pos int8, unique_key text, error text)
+  pos int8, unique_key text, error text, claimed_at timestamptz)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp
   SET plan_cache_mode = force_generic_plan SET jit = off SET enable_seqscan = off SET enable_hashjoin = off
   SET enable_mergejoin = off SET enable_bitmapscan = off SET enable_material = off AS $$
@@ -21,7 +21,7 @@ BEGIN
   IF cardinality(ids) > 0 THEN
     RETURN QUERY SELECT c.refused, null::int8, null::uuid, null::text, null::text, null::jsonb, null::int2, null::int2,
         null::int2, null::timestamptz, null::timestamptz, null::jsonb, null::int4, null::int2, null::int8,
-        null::text, null::text
+        null::text, null::text, null::timestamptz
       FROM complete_v1(work_v1.worker, leases, ids, results) c;
     IF work_v1.max = 0 THEN RETURN; END IF;
   END IF;
@@ -54,7 +54,7 @@ BEGIN
     SELECT work_v1.worker, nextval('rowlock.lease_id'), coalesce(work_v1.claim, 0), clock_timestamp(), count(*),
            array_agg(t::ready)
       FROM taken t HAVING count(*) > 0
-    RETURNING id),
+    RETURNING id, claimed_at),
   counted AS (
     INSERT INTO tally (queue, type, pending, running, wait, seconds)
     SELECT w.queue, w.type, -count(*), count(*), bucket(w.seconds), sum(w.seconds)
@@ -64,7 +64,7 @@ BEGIN
          CASE WHEN cardinality(work_v1.queues) = 1 THEN work_v1.queues[1]
               ELSE (SELECT q.name FROM queue q WHERE q.id = t.queue) END,
          t.payload, (~t.rank)::int2, t.attempts, t.max_retries, t.created_at, t.execute_at, t.opts,
-         t.queue, t.rank, t.pos, t.unique_key, t.error
+         t.queue, t.rank, t.pos, t.unique_key, t.error, receipt.claimed_at
     FROM taken t CROSS JOIN receipt;
 END $$;
 COMMENT ON FUNCTION rowlock.work_v1 IS
@@ -75,13 +75,13 @@ CREATE OR REPLACE FUNCTION rowlock.claim_v1(worker uuid, queues text[], max int,
   hint_ranks int2[] DEFAULT '{}', hint_after int8[] DEFAULT '{}', claim int8 DEFAULT 0)
 RETURNS TABLE (lease int8, id uuid, type text, queue text, payload jsonb, priority int2, attempts int2,
   max_retries int2, created_at timestamptz, execute_at timestamptz, opts jsonb, lane_queue int4, lane_rank int2,
-  pos int8, unique_key text, error text)
+  pos int8, unique_key text, error text, claimed_at timestamptz)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp AS $$
 #variable_conflict use_column
 BEGIN
   RETURN QUERY
   SELECT w.lease, w.id, w.type, w.queue, w.payload, w.priority, w.attempts, w.max_retries, w.created_at, w.execute_at,
-         w.opts, w.lane_queue, w.lane_rank, w.pos, w.unique_key, w.error
+         w.opts, w.lane_queue, w.lane_rank, w.pos, w.unique_key, w.error, w.claimed_at
     FROM work_v1(claim_v1.worker, '{}', '{}', NULL, claim_v1.queues, claim_v1.max, hint_queues, hint_ranks, hint_after,
                  claim_v1.claim) w;
 END $$;

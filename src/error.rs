@@ -151,6 +151,33 @@ impl Error {
         self.mended_by() == MendedBy::Time
     }
 
+    /// The same error for another caller that waited for the same call. The driver's own value cannot be copied.
+    pub(crate) fn to_caller(&self) -> Error {
+        match self {
+            Error::Refused { code, field, message } => {
+                Error::Refused { code: code.clone(), field: *field, message: message.clone() }
+            }
+            Error::NotFound(text) => Error::NotFound(text.clone()),
+            Error::WrongStatus(text) => Error::WrongStatus(text.clone()),
+            Error::LeaseLost(text) => Error::LeaseLost(text.clone()),
+            Error::Schema(text) => Error::Schema(text.clone()),
+            Error::Config(text) => Error::Config(text.clone()),
+            Error::Tls(text) => Error::Tls(text.clone()),
+            Error::Pool(text) => Error::Pool(text.clone()),
+            Error::Database(_) if self.is_transient() => Error::Pool(self.to_string()),
+            Error::Database(_) | Error::Json { .. } => Error::Refused {
+                code: self.code().unwrap_or("XX000").to_owned(),
+                field: Field::Other,
+                message: self.to_string(),
+            },
+        }
+    }
+
+    /// Whether Postgres refused a value, which it will refuse again: class 22, or 54 for JSON too deep.
+    pub(crate) fn is_about_a_value(&self) -> bool {
+        self.code().is_some_and(|code| code.starts_with("22") || code.starts_with("54"))
+    }
+
     /// Whether somebody who has had a good connection tries again. Beside what passes by itself that is what an
     /// operator can mend meanwhile: a certificate, a password in a file, a right, a database that is restored. Not a
     /// password in the connection string: this process never sees a new one, its next start does.

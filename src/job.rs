@@ -1,5 +1,8 @@
-//! A job: what is read back, what a worker holds. Its room: `new`, what is enqueued.
+//! A job as the queue shows it. Its rooms: `new`, a job to enqueue; `claimed`, a job that a worker holds; `holds`, the
+//! list of all that a worker holds.
 
+mod claimed;
+pub(crate) mod holds;
 mod new;
 
 use chrono::{DateTime, Utc};
@@ -8,7 +11,7 @@ use serde_json::{Value, value::RawValue};
 use tokio_postgres::Row;
 use uuid::Uuid;
 
-pub use self::new::NewJob;
+pub use self::{claimed::ClaimedJob, new::NewJob};
 use crate::Error;
 
 /// Where a job is in its life.
@@ -97,6 +100,33 @@ pub struct Job {
 }
 
 impl Job {
+    /// A job that was claimed just now by the worker of this name.
+    pub(crate) fn running(claimed: &ClaimedJob, worker: &str) -> Job {
+        let opt = |key: &str| claimed.opts.as_ref().and_then(|opts| opts.get(key)).cloned();
+        Job {
+            id: claimed.id,
+            job_type: claimed.job_type.clone(),
+            queue: claimed.queue.clone(),
+            payload: claimed.payload.clone(),
+            status: Status::Running,
+            priority: claimed.priority,
+            attempts: claimed.attempts,
+            max_retries: claimed.max_retries,
+            execute_at: claimed.execute_at,
+            created_at: claimed.created_at,
+            updated_at: claimed.claimed_at,
+            started_at: Some(claimed.claimed_at),
+            finished_at: None,
+            error: claimed.error.clone(),
+            result: None,
+            worker: Some(worker.to_owned()),
+            unique_key: claimed.unique_key.clone(),
+            tags: opt("tags"),
+            headers: opt("headers"),
+            progress: None,
+        }
+    }
+
     pub(crate) fn from_row(row: &Row) -> Result<Job, Error> {
         Ok(Job {
             id: row.try_get("id")?,
@@ -120,69 +150,6 @@ impl Job {
             headers: row.try_get("headers")?,
             progress: row.try_get("progress")?,
         })
-    }
-}
-
-/// A job this worker holds. It is an owned value: completing, failing or releasing it consumes it, so it
-/// cannot be ended twice.
-#[derive(Debug)]
-pub struct ClaimedJob {
-    /// The job's id.
-    pub id: Uuid,
-    /// The job's type.
-    pub job_type: String,
-    /// The queue it waited in.
-    pub queue: String,
-    /// Its arguments, a JSON object, unparsed.
-    pub payload: Box<RawValue>,
-    /// Higher goes first.
-    pub priority: i16,
-    /// Retries consumed so far: 0 during the first run.
-    pub attempts: i16,
-    /// How many there may be.
-    pub max_retries: i16,
-    /// When it was enqueued.
-    pub created_at: DateTime<Utc>,
-    /// When it became due.
-    pub execute_at: DateTime<Utc>,
-    /// Tags, headers, timeout_seconds, if any were given.
-    pub opts: Option<Value>,
-    pub(crate) lease: i64,
-    pub(crate) worker: Uuid,
-}
-
-impl ClaimedJob {
-    /// The lease as a text a job can fence its own effects with: the worker's id, a slash, the number of the
-    /// receipt. These are the first two arguments of `rowlock.complete_v1`.
-    ///
-    /// ```no_run
-    /// # async fn f(job: rowlock::ClaimedJob) { println!("{}", job.lease()); }
-    /// ```
-    pub fn lease(&self) -> String {
-        format!("{}/{}", self.worker, self.lease)
-    }
-
-    /// The payload as a type of yours.
-    ///
-    /// # Errors
-    /// [`Error::Json`] if it does not fit.
-    ///
-    /// ```no_run
-    /// # fn f(job: &rowlock::ClaimedJob) -> Result<(), rowlock::Error> {
-    /// #[derive(serde::Deserialize)]
-    /// struct SendEmail { to: String }
-    /// let email: SendEmail = job.payload_as()?;
-    /// # Ok(()) }
-    /// ```
-    pub fn payload_as<T: serde::de::DeserializeOwned>(&self) -> Result<T, Error> {
-        serde_json::from_str(self.payload.get()).map_err(|source| Error::Json { what: "payload", source })
-    }
-
-    /// Its own timeout, if it was given one.
-    #[cfg(feature = "cli")]
-    pub(crate) fn timeout(&self) -> Option<std::time::Duration> {
-        let seconds = self.opts.as_ref()?.get("timeout_seconds")?.as_f64()?;
-        std::time::Duration::try_from_secs_f64(seconds).ok()
     }
 }
 

@@ -1,22 +1,20 @@
-//! The client. Its rooms: `enqueue` in, `look` at jobs and steer them, `held`: work them by hand.
+//! The client. Its rooms: `enqueue` in, `look` at jobs and steer them, `manual`: jobs worked by hand,
+//! which `manual_worker` carries out.
 
 mod builder;
 mod enqueue;
-mod held;
 mod look;
+mod manual;
+mod manual_worker;
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex},
-};
+use std::sync::{Arc, Mutex};
 
 use deadpool_postgres::Pool;
-use tokio::sync::OnceCell;
-use uuid::Uuid;
+use tokio::sync::{OnceCell, mpsc};
 
 pub use self::{builder::Enqueue, look::ListFilter};
 use crate::{
-    ClaimedJob, Error, Session, SessionOptions, Target,
+    Error, Session, SessionOptions, Target,
     migrate::{self, Applied, MigrationStatus},
 };
 
@@ -43,9 +41,8 @@ struct Shared {
     queues: Vec<String>,
     /// May this user call the function for arrays, which is faster than the one for jsonb?
     bulk: OnceCell<bool>,
-    /// The worker behind `dequeue`, and the jobs it gave out.
-    session: OnceCell<Arc<Session>>,
-    held: Mutex<HashMap<Uuid, ClaimedJob>>,
+    /// The way to the background task behind `dequeue`, once it has been started.
+    manual: Mutex<Option<mpsc::UnboundedSender<manual_worker::Request>>>,
 }
 
 const POOL_SIZE: usize = 16;
@@ -99,8 +96,7 @@ impl JobQueue {
                 pool,
                 queues: queues.iter().map(ToString::to_string).collect(),
                 bulk: OnceCell::new(),
-                session: OnceCell::new(),
-                held: Mutex::default(),
+                manual: Mutex::default(),
             }),
         })
     }

@@ -1,26 +1,38 @@
-//! A worker's side of the queue: claim jobs and end them. Its rooms: `life`, the worker's own; `options`,
-//! what is said and answered; `read`, from rows to jobs; `pods`, for those that give a job a Pod. This file, `life` and
-//! `pods` alone call the worker's SQL.
+//! A worker's side of the queue: it claims jobs and ends them. Its rooms: `registration`, the worker's own row;
+//! `options`, the arguments and answers; `read`, from rows to jobs; `call`, one question on one connection; `heartbeat`,
+//! which keeps the lease; `report`, which tells the database every end; `pods`, for workers that give each job a Pod. This file, `registration` and `pods` alone call the worker's SQL.
 
-mod life;
+mod call;
+pub(crate) mod heartbeat;
 mod options;
-#[cfg(feature = "cli")]
 mod pods;
 mod read;
+mod registration;
+pub(crate) mod report;
 
 use std::{
-    sync::{Mutex, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard},
     time::{Duration, Instant},
 };
 
 use deadpool_postgres::Pool;
 use serde_json::value::RawValue;
-use tokio_postgres::types::{Json, Type};
+use tokio_postgres::{
+    Row,
+    types::{Json, Type},
+};
 use uuid::Uuid;
 
-pub use self::options::{Failure, Heartbeat, Kept, SessionOptions};
-use self::read::CLAIM_COLUMNS;
-use crate::{ClaimedJob, Error, hints::Hints};
+pub use self::options::{Failure, HeartbeatAnswer, Kept, SessionOptions};
+use self::{
+    call::{Arg, call},
+    read::CLAIM_COLUMNS,
+};
+use crate::{
+    ClaimedJob, Error, Status,
+    hints::{HintArgs, Hints},
+    job::holds::Holds,
+};
 
 /// A registered worker. Shared by reference between the tasks of one process.
 #[derive(Debug)]
@@ -30,6 +42,10 @@ pub struct Session {
     options: SessionOptions,
     /// Locked for moments only, never across a query: claims of one session run side by side.
     hints: Mutex<Hints>,
+    /// Everything that this worker holds, for the heartbeat to say.
+    holds: Arc<Holds>,
+    /// When the lease ends by the monotonic clock, counted from before it was asked for.
+    lease_until: Mutex<Instant>,
 }
 
 impl Session {
@@ -109,32 +125,36 @@ impl Session {
         done: Vec<(ClaimedJob, Option<Box<RawValue>>)>,
         max: usize,
     ) -> Result<(Vec<ClaimedJob>, Vec<Uuid>), Error> {
-        self.try_work(&done, max).await
+        let answer = self.try_work(&done, max).await?;
+        end(done.into_iter().map(|(job, _)| job));
+        Ok(answer)
     }
 
-    /// [`Session::work`] for a caller that repeats it when the database was away. A repetition may find
-    /// jobs refused that the first call did complete: its answer was lost, not its effect.
+    /// [`Session::work`] for a caller that repeats the call when the database was away. A repetition may find jobs
+    /// refused that the first call did complete: then its answer was lost, not its effect. The caller ends the jobs'
+    /// holds when it has the answer.
     pub(crate) async fn try_work(
         &self,
         done: &[(ClaimedJob, Option<Box<RawValue>>)],
         max: usize,
     ) -> Result<(Vec<ClaimedJob>, Vec<Uuid>), Error> {
-        let (leases, ids) = keys(done.iter().map(|(j, _)| j));
+        let (receipts, ids) = keys(done.iter().map(|(j, _)| j));
         let results: Option<Vec<Option<Json<&RawValue>>>> =
             done.iter().any(|(_, r)| r.is_some()).then(|| done.iter().map(|(_, r)| r.as_deref().map(Json)).collect());
         let max = i32::try_from(max.min(1000)).expect("at most 1000");
-        let client = self.pool.get().await?;
         let mut started = Instant::now();
-        let mut args = if max > 0 { self.hints().args(started) } else { Default::default() };
+        let mut args = if max > 0 { self.hints().args(started) } else { HintArgs::default() };
         loop {
-            let rows = client
-                .query_typed(
+            // Under way until its jobs are held: a heartbeat beside it must not put them back.
+            let claim = self.holds.begin_claim();
+            let rows = self
+                .call(
                     &format!(
-                        "SELECT refused, {CLAIM_COLUMNS} FROM rowlock.work_v1($1, $2, $3, $4, $5, $6, $7, $8, $9)"
+                        "SELECT refused, {CLAIM_COLUMNS} FROM rowlock.work_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"
                     ),
                     &[
                         (&self.id, Type::UUID),
-                        (&leases, Type::INT8_ARRAY),
+                        (&receipts, Type::INT8_ARRAY),
                         (&ids, Type::UUID_ARRAY),
                         (&results, Type::JSONB_ARRAY),
                         (&self.options.queues, Type::TEXT_ARRAY),
@@ -142,6 +162,7 @@ impl Session {
                         (&args.queues, Type::INT4_ARRAY),
                         (&args.ranks, Type::INT2_ARRAY),
                         (&args.after, Type::INT8_ARRAY),
+                        (&claim.number(), Type::INT8),
                     ],
                 )
                 .await?;
@@ -150,6 +171,7 @@ impl Session {
                 self.hints().swept(started, now);
             }
             let (jobs, refused) = self.read(&rows, now)?;
+            drop(claim);
             // Nothing behind the hints: look from the start, if that is allowed again.
             if jobs.is_empty() && max > 0 && !args.sweep && done.is_empty() && self.hints().sweep_due(now) {
                 started = now;
@@ -158,6 +180,22 @@ impl Session {
             }
             return Ok((jobs, refused));
         }
+    }
+
+    /// One call on a connection of the pool. No call is waited for longer than the lease: then the connection is dead.
+    async fn call(&self, sql: &str, args: &[Arg<'_>]) -> Result<Vec<Row>, Error> {
+        call(&self.pool, self.options.lease, sql, args).await
+    }
+
+    /// The job's status, wherever the job is; none if there is no such job.
+    pub(crate) async fn job_status(&self, id: Uuid) -> Result<Option<Status>, Error> {
+        let rows = self.call("SELECT status FROM rowlock.job_status($1)", &[(&id, Type::UUID)]).await?;
+        rows.first().map(|row| row.try_get::<_, &str>(0)?.parse()).transpose()
+    }
+
+    /// When the lease ends, unless it is extended: never later than the database thinks.
+    pub(crate) fn lease_until(&self) -> Instant {
+        *self.lease_until.lock().expect("no code panics while it holds this lock")
     }
 
     fn hints(&self) -> MutexGuard<'_, Hints> {
@@ -180,25 +218,24 @@ impl Session {
     /// # Ok(()) }
     /// ```
     pub async fn fail(&self, failed: Vec<(ClaimedJob, Failure)>) -> Result<Vec<(Uuid, String)>, Error> {
-        self.try_fail(&failed).await
+        let answer = self.try_fail(&failed).await?;
+        end(failed.into_iter().map(|(job, _)| job));
+        Ok(answer)
     }
 
     /// [`Session::fail`] for a caller that repeats it, as [`Session::try_work`].
     pub(crate) async fn try_fail(&self, failed: &[(ClaimedJob, Failure)]) -> Result<Vec<(Uuid, String)>, Error> {
-        let (leases, ids) = keys(failed.iter().map(|(j, _)| j));
+        let (receipts, ids) = keys(failed.iter().map(|(j, _)| j));
         // Postgres has no NUL in text.
         let errors: Vec<String> = failed.iter().map(|(_, f)| f.error.replace('\0', "\u{fffd}")).collect();
         let retryable: Vec<bool> = failed.iter().map(|(_, f)| f.retryable).collect();
         let reasons: Vec<&str> = failed.iter().map(|(_, f)| f.reason).collect();
         let rows = self
-            .pool
-            .get()
-            .await?
-            .query_typed(
+            .call(
                 "SELECT id, status FROM rowlock.fail_v1($1, $2, $3, $4, $5, $6)",
                 &[
                     (&self.id, Type::UUID),
-                    (&leases, Type::INT8_ARRAY),
+                    (&receipts, Type::INT8_ARRAY),
                     (&ids, Type::UUID_ARRAY),
                     (&errors, Type::TEXT_ARRAY),
                     (&retryable, Type::BOOL_ARRAY),
@@ -222,32 +259,34 @@ impl Session {
     /// # Ok(()) }
     /// ```
     pub async fn release(&self, jobs: Vec<ClaimedJob>, retry_after: Option<Duration>) -> Result<Vec<Uuid>, Error> {
-        self.try_release(&jobs, retry_after).await
+        let refused = self.try_release(jobs.iter(), retry_after).await?;
+        end(jobs.into_iter());
+        Ok(refused)
     }
 
     /// [`Session::release`] for a caller that repeats it, as [`Session::try_work`].
-    pub(crate) async fn try_release(
+    pub(crate) async fn try_release<'a>(
         &self,
-        jobs: &[ClaimedJob],
+        jobs: impl Iterator<Item = &'a ClaimedJob>,
         retry_after: Option<Duration>,
     ) -> Result<Vec<Uuid>, Error> {
-        let (leases, ids) = keys(jobs.iter());
+        let (receipts, ids) = keys(jobs);
         let delays = retry_after.map(|d| vec![d.as_secs_f64(); ids.len()]);
         let rows = self
-            .pool
-            .get()
-            .await?
-            .query_typed(
+            .call(
                 "SELECT refused FROM rowlock.release_v1($1, $2, $3, $4, NULL, $5)",
                 &[
                     (&self.id, Type::UUID),
-                    (&leases, Type::INT8_ARRAY),
+                    (&receipts, Type::INT8_ARRAY),
                     (&ids, Type::UUID_ARRAY),
                     (&delays, Type::FLOAT8_ARRAY),
                     (&retry_after.is_some(), Type::BOOL),
                 ],
             )
             .await?;
+        if retry_after.is_none() {
+            self.hints().put_back();
+        }
         rows.iter().map(|r| Ok(r.try_get(0)?)).collect()
     }
 
@@ -265,18 +304,20 @@ impl Session {
     /// ```
     pub async fn progress(&self, job: &ClaimedJob, progress: &serde_json::Value) -> Result<bool, Error> {
         let rows = self
-            .pool
-            .get()
-            .await?
-            .query_typed(
+            .call(
                 "SELECT rowlock.progress_v1($1, $2, $3, $4)",
-                &[(&self.id, Type::UUID), (&job.lease, Type::INT8), (&job.id, Type::UUID), (progress, Type::JSONB)],
+                &[(&self.id, Type::UUID), (&job.receipt(), Type::INT8), (&job.id, Type::UUID), (progress, Type::JSONB)],
             )
             .await?;
         Ok(rows[0].try_get(0)?)
     }
 }
 
+/// The database has answered for these jobs.
+fn end(jobs: impl Iterator<Item = ClaimedJob>) {
+    jobs.for_each(|job| job.hold.end());
+}
+
 fn keys<'a>(jobs: impl Iterator<Item = &'a ClaimedJob>) -> (Vec<i64>, Vec<Uuid>) {
-    jobs.map(|j| (j.lease, j.id)).unzip()
+    jobs.map(|j| (j.receipt(), j.id)).unzip()
 }

@@ -2,11 +2,11 @@
 
 use std::{collections::HashMap, future::Future, pin::Pin, sync::Arc};
 
+use futures_util::FutureExt;
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
-use uuid::Uuid;
 
-use crate::{Enqueued, Error, Job, JobQueue, NewJob, Status};
+use crate::{Enqueued, Error, Failure, Job, JobQueue, NewJob, Status, session::report::Outcome};
 
 /// A job type in Rust. The value is the payload.
 ///
@@ -151,17 +151,20 @@ impl JobQueue {
     /// # Ok(()) }
     /// ```
     pub async fn execute_job(&self, handler: &Handler, job: Job) -> Result<Status, Error> {
-        let id: Uuid = job.id;
-        let outcome = match handler.run.get(&*job.job_type) {
-            None => Err(format!("unknown job type {}", job.job_type)),
-            Some(run) => match tokio::spawn(run(job)).await {
-                Ok(outcome) => outcome,
-                Err(_) => Err("the job panicked".to_owned()),
-            },
-        };
-        match outcome {
-            Ok(result) => self.complete_with(id, result).await.map(|()| Status::Completed),
-            Err(error) => self.fail(id, error).await,
-        }
+        let (queue, run) = (self.clone(), handler.run.get(&*job.job_type).cloned());
+        // A task of its own: a caller that drops the future must not leave a job that runs for ever.
+        let task = tokio::spawn(async move {
+            let (id, job_type) = (job.id, job.job_type.clone());
+            let ended = match run {
+                None => Err(format!("unknown job type {job_type}")),
+                Some(run) => {
+                    let running = std::panic::AssertUnwindSafe(async { run(job).await });
+                    running.catch_unwind().await.unwrap_or_else(|_| Err("the job panicked".to_owned()))
+                }
+            };
+            let outcome = ended.map_or_else(|error| Outcome::Failed(Failure::new(error)), Outcome::Completed);
+            queue.end_attempt(id, outcome).await
+        });
+        task.await.unwrap_or_else(|_| Err(Error::Pool("the runtime ended while the job ran".into())))
     }
 }

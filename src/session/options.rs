@@ -60,13 +60,17 @@ impl Failure {
     /// assert!(f.retryable);
     /// ```
     pub fn new(error: impl Into<String>) -> Self {
-        Failure { error: error.into(), retryable: true, reason: "error" }
+        Failure::of("error", true, error)
+    }
+
+    pub(crate) fn of(reason: &'static str, retryable: bool, error: impl Into<String>) -> Failure {
+        Failure { error: error.into(), retryable, reason }
     }
 }
 
 /// What a heartbeat answered.
 #[derive(Debug)]
-pub struct Heartbeat {
+pub struct HeartbeatAnswer {
     /// When the lease ends by this process's monotonic clock, counted from before the question was sent:
     /// never later than the database thinks.
     pub deadline: Instant,

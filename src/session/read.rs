@@ -8,7 +8,9 @@ use uuid::Uuid;
 use super::Session;
 use crate::{ClaimedJob, Error, job::raw};
 
-pub(super) const CLAIM_COLUMNS: &str = "lease, id, type, queue, payload, priority, attempts, max_retries, created_at, execute_at, opts, lane_queue, lane_rank, pos";
+pub(super) const CLAIM_COLUMNS: &str = "lease, id, type, queue, payload, priority, attempts, max_retries, created_at, \
+    execute_at, opts, lane_queue, lane_rank, pos, claimed_at, unique_key, error";
+
 impl Session {
     pub(super) fn read(&self, rows: &[Row], now: Instant) -> Result<(Vec<ClaimedJob>, Vec<Uuid>), Error> {
         let mut refused = Vec::new();
@@ -33,9 +35,9 @@ impl Session {
 
     /// By number: a look-up by name compares every column's, for every job.
     fn claimed(&self, row: &Row) -> Result<ClaimedJob, Error> {
+        let (receipt, id) = (row.try_get(1)?, row.try_get(2)?);
         Ok(ClaimedJob {
-            lease: row.try_get(1)?,
-            id: row.try_get(2)?,
+            id,
             job_type: row.try_get(3)?,
             queue: row.try_get(4)?,
             payload: raw(row, 5)?.expect("payload is not null"),
@@ -45,7 +47,11 @@ impl Session {
             created_at: row.try_get(9)?,
             execute_at: row.try_get(10)?,
             opts: row.try_get(11)?,
+            claimed_at: row.try_get(15)?,
+            unique_key: row.try_get(16)?,
+            error: row.try_get(17)?,
             worker: self.id,
+            hold: self.holds.hold(receipt, id),
         })
     }
 }

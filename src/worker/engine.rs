@@ -18,21 +18,22 @@ use uuid::Uuid;
 
 use super::{
     drain,
-    heartbeat::{Beat, heartbeat, lease_ended},
     launcher::{Ended, Launcher, Outcome},
     options::{Shutdown, WorkerOptions, WorkerSummary},
     progress::Progress,
-    report::{Report, UntilLeaseEnds, lease_lost},
     stop::{StopReason, StopRequest, Stops, guard, request_stop},
+    until_lease_ends::{UntilLeaseEnds, lease_lost},
 };
 use crate::{
     ClaimedJob, Error, JobQueue, Session, SessionOptions,
     listen::{self, Listener},
     maintenance,
+    session::{
+        heartbeat::{Beat, Heartbeat, lease_ended},
+        report::Report,
+    },
 };
 
-/// How long a registration may take; the connection may have died long ago.
-const REGISTER_TIMEOUT: Duration = Duration::from_secs(10);
 /// An idle worker must have seen nothing for so long, which includes a sweep, to call its queues empty.
 const EMPTY_FOR: Duration = Duration::from_millis(600);
 /// How long the last call to the database may take.
@@ -52,14 +53,14 @@ pub(super) async fn run_registered<L: Launcher>(
     shutdown: &Shutdown,
     summary: &mut WorkerSummary,
 ) -> Result<(), Error> {
-    let asked = Instant::now();
     let session = Arc::new(register(queue, options).await?);
     tracing::info!(worker = %session.id(), queues = ?options.queues, slots = options.concurrency, "working");
     let beside = CancellationToken::new();
     let _end_beside = beside.clone().drop_guard();
     let enforcer = launcher.clone();
     let lease_until = move |deadline| enforcer.lease_until(deadline);
-    let (beats, heartbeat) = heartbeat(session.clone(), asked, shutdown.drain.clone(), beside.clone(), lease_until);
+    let heartbeat = Heartbeat::start(session.clone(), shutdown.drain.clone(), lease_until);
+    let beats = heartbeat.beats.clone();
     tokio::select! {
         started = launcher.start(&session, options.concurrency) => started?,
         () = lease_ended(beats.clone()) => return Err(lease_lost()),
@@ -87,7 +88,7 @@ pub(super) async fn run_registered<L: Launcher>(
         lease_stops: guard(beats.clone(), options.lease),
         beats,
         draining: None,
-        flushed_at: asked,
+        flushed_at: Instant::now(),
         enough: (2 * thread::available_parallelism().map_or(1, usize::from)).min(options.concurrency / 2),
         empty_since: None,
         killed: false,
@@ -100,7 +101,7 @@ pub(super) async fn run_registered<L: Launcher>(
     }
     // Not waited for: a query of theirs can hang as long as its connection does.
     maintenance.abort();
-    heartbeat.abort();
+    drop(heartbeat);
     // A courtesy: a worker that did not say goodbye is cleaned up when its lease has ended.
     if result.is_ok() && !matches!(timeout(STOP_TIMEOUT, session.stop()).await, Ok(Ok(()))) {
         tracing::warn!("the database was not told that this worker has ended");
@@ -118,9 +119,7 @@ async fn register(queue: &JobQueue, options: &WorkerOptions) -> Result<Session, 
         lease: options.lease,
         identity: defaults.identity,
     });
-    timeout(REGISTER_TIMEOUT, session)
-        .await
-        .map_err(|_| Error::Pool(format!("no answer within {REGISTER_TIMEOUT:?}")))?
+    session.await
 }
 
 struct Engine<'a, L> {
@@ -210,7 +209,9 @@ impl<L: Launcher> Engine<'_, L> {
     /// Tells the database what ended and claims for the free places. Answers how many jobs it claimed.
     async fn flush_and_claim(&mut self, draining: bool) -> Result<usize, Error> {
         let free = if draining { 0 } else { self.free_places() };
-        let jobs = self.report.flush_and_claim(&self.caller, self.summary, free).await?;
+        let jobs = self.caller.flush_and_claim(&mut self.report, free).await;
+        self.summary.count(self.report.take_verdicts());
+        let jobs = jobs?;
         let claimed = jobs.len();
         // Every outcome is in the database now.
         for cleanup in self.unreported_cleanups.drain(..) {

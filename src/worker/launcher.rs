@@ -9,12 +9,12 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
-use serde_json::value::RawValue;
 
 use super::{
     progress::Progress,
     stop::{StopReason, Stops},
 };
+pub(crate) use crate::session::report::Outcome;
 use crate::{ClaimedJob, Error, Failure, Session};
 
 /// Runs the jobs of a worker.
@@ -52,20 +52,6 @@ impl From<Outcome> for Ended {
     fn from(outcome: Outcome) -> Ended {
         Ended { outcome, afterwards: None }
     }
-}
-
-/// How a run ended.
-#[derive(Debug)]
-pub(crate) enum Outcome {
-    Completed(Option<Box<RawValue>>),
-    Failed(Failure),
-    /// The job was stopped before its end and goes back; no attempt is consumed.
-    Released,
-    /// The job goes back through no fault of its own, perhaps not at once; no attempt is consumed. The text says why.
-    HandedBack {
-        after: Option<Duration>,
-        error: String,
-    },
 }
 
 impl Outcome {

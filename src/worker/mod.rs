@@ -1,20 +1,18 @@
 //! A worker: claims jobs up to its free places, has them run, reports how they ended, and keeps its lease meanwhile.
 //!
-//! - `engine`: the loop of one registered worker. `report`: what ended, on its way to the database, and the claim.
-//! - `heartbeat`: keeps the lease beside the loop. `stop`: how a job is stopped before its end. `drain`: how a worker
-//!   spends its grace.
+//! - `engine`: the loop of one registered worker. `until_lease_ends`: how it calls the database.
+//! - `stop`: how a job is stopped before its end. `drain`: how a worker spends its grace.
 //! - `launcher`: the seam to what runs the jobs; `progress`: what a running job tells meanwhile.
 //!
 //! A worker that loses its lease stops its jobs and registers anew, as another worker.
 
 mod drain;
 mod engine;
-pub(crate) mod heartbeat;
 pub(crate) mod launcher;
 mod options;
 pub(crate) mod progress;
-mod report;
 pub(crate) mod stop;
+mod until_lease_ends;
 
 use std::{sync::Arc, time::Duration};
 

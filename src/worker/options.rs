@@ -3,6 +3,9 @@
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::session::report::Verdict;
 
 /// How a worker works, whatever runs its jobs.
 #[derive(Debug, Clone)]
@@ -64,4 +67,20 @@ pub struct WorkerSummary {
     pub failed: u64,
     pub retried: u64,
     pub released: u64,
+}
+
+impl WorkerSummary {
+    pub(super) fn count(&mut self, verdicts: Vec<(Uuid, Verdict)>) {
+        for (_, verdict) in verdicts {
+            match verdict {
+                Verdict::Completed => self.completed += 1,
+                Verdict::Retried | Verdict::FailedUnheard | Verdict::ResultRefused { retried: true } => {
+                    self.retried += 1
+                }
+                Verdict::Failed | Verdict::Cancelled | Verdict::ResultRefused { retried: false } => self.failed += 1,
+                Verdict::Released => self.released += 1,
+                Verdict::LeaseLost => {}
+            }
+        }
+    }
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 
-use super::heartbeat::Beat;
+use crate::session::heartbeat::Beat;
 
 /// Why a job is asked to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

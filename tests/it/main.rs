@@ -18,6 +18,7 @@ mod http;
 mod launch_contract;
 mod life;
 mod local_postgres;
+mod manual;
 mod metrics;
 mod other_clients;
 mod payload;

@@ -86,7 +86,7 @@ pub(super) fn pod(made: &Made<'_>, options: &PodOptions) -> Result<Pod, String> 
     let job = made.job;
     let name = name(job.id);
     // Of this claim alone: the Secret of a Pod before may be on its way out under its own name.
-    let secret = format!("{name}-{}", job.lease);
+    let secret = format!("{name}-{}", job.receipt());
     let labels = json!({MANAGED: "rowlock", LABEL: job.id});
     let grace = options.grace.as_secs().max(2);
     let mut pod = json!({
@@ -240,8 +240,11 @@ pub(super) mod tests {
             max_retries: 3,
             created_at: chrono::DateTime::UNIX_EPOCH,
             execute_at: chrono::DateTime::UNIX_EPOCH,
+            claimed_at: chrono::DateTime::UNIX_EPOCH,
+            unique_key: None,
+            error: None,
             opts: None,
-            lease: 4,
+            hold: std::sync::Arc::new(crate::job::holds::Holds::default()).hold(4, Uuid::from_u128(7)),
             worker: Uuid::from_u128(9),
         }
     }
@@ -303,7 +306,7 @@ pub(super) mod tests {
     #[test]
     fn a_retried_job_is_another_run_and_a_changed_type_another_spec() {
         let (a, mut b) = (job(), job());
-        b.lease = 5;
+        b.hold = std::sync::Arc::new(crate::job::holds::Holds::default()).hold(5, b.id);
         assert_eq!(run(&a), run(&b), "put back after a lost worker, it is the same");
         b.execute_at += chrono::Duration::seconds(1);
         assert_ne!(run(&a), run(&b));

@@ -1,0 +1,346 @@
+//! The background task behind `dequeue`, `complete`, `fail` and `retry`.
+//!
+//! It owns a registration, the jobs that were given out, and the report of ended attempts. Each turn makes one round trip
+//! for all calls that wait: it tells the database every end and claims one job per waiting `dequeue`.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use deadpool_postgres::Pool;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::{
+    ClaimedJob, Error, Job, Session, SessionOptions, Status,
+    session::{
+        heartbeat::{Heartbeat, lease_ended},
+        report::{Outcome, Report, Verdict},
+    },
+};
+
+/// Between two tries while the database is away: at first, and at most.
+const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+/// How long the database may take to hear that this worker ends.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How many answers are remembered for a caller that dropped its future and may say the call again.
+const UNHEARD_ANSWERS: usize = 1024;
+
+/// What callers ask.
+pub(super) enum Request {
+    Dequeue(oneshot::Sender<Result<Option<Delivery>, Error>>),
+    End {
+        id: Uuid,
+        outcome: Outcome,
+        answer: oneshot::Sender<Result<Answer, Error>>,
+    },
+    /// Nobody received this job.
+    Return(Uuid),
+}
+
+/// How an end was answered.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Answer {
+    Now(Status),
+    /// Postgres could not store the result: the attempt failed, and this is the job's status.
+    ResultRefused(Status),
+    NotHeld,
+}
+
+/// A job on its way to a caller. If the caller is gone, the job goes back.
+pub(super) struct Delivery {
+    job: Option<Job>,
+    back: mpsc::WeakUnboundedSender<Request>,
+}
+
+impl Delivery {
+    pub(super) fn accept(mut self) -> Job {
+        self.job.take().expect("a delivery has its job until it is accepted")
+    }
+}
+
+impl Drop for Delivery {
+    fn drop(&mut self) {
+        if let (Some(job), Some(back)) = (&self.job, self.back.upgrade()) {
+            // A task that has ended holds nothing.
+            let _ = back.send(Request::Return(job.id));
+        }
+    }
+}
+
+pub(super) struct ManualWorker {
+    pool: Pool,
+    options: SessionOptions,
+    own: mpsc::WeakUnboundedSender<Request>,
+    registration: Option<Registration>,
+    /// The jobs that callers have.
+    held: HashMap<Uuid, ClaimedJob>,
+    waiting: VecDeque<oneshot::Sender<Result<Option<Delivery>, Error>>>,
+    report: Report,
+    /// Who waits for the end of a job that is in the report.
+    ending: HashMap<Uuid, Vec<oneshot::Sender<Result<Answer, Error>>>>,
+    unheard: VecDeque<(Uuid, Answer)>,
+    used_at: Instant,
+}
+
+struct Registration {
+    session: Arc<Session>,
+    heartbeat: Heartbeat,
+}
+
+impl ManualWorker {
+    /// Starts the task on the caller's runtime. It ends when the last sender is gone.
+    pub(super) fn start(pool: Pool, queues: Vec<String>) -> mpsc::UnboundedSender<Request> {
+        let (requests, received) = mpsc::unbounded_channel();
+        let worker = ManualWorker {
+            pool,
+            options: SessionOptions { queues, slots: 1000, ..SessionOptions::default() },
+            own: requests.downgrade(),
+            registration: None,
+            held: HashMap::new(),
+            waiting: VecDeque::new(),
+            report: Report::default(),
+            ending: HashMap::new(),
+            unheard: VecDeque::new(),
+            used_at: Instant::now(),
+        };
+        tokio::spawn(worker.run(received));
+        requests
+    }
+
+    async fn run(mut self, mut requests: mpsc::UnboundedReceiver<Request>) {
+        let mut pause = Duration::ZERO;
+        loop {
+            let busy = !self.waiting.is_empty() || !self.report.is_empty();
+            tokio::select! {
+                request = requests.recv() => match request {
+                    Some(request) => self.take(request),
+                    None => break,
+                },
+                () = tokio::time::sleep(pause), if busy => {}
+                () = lease_end(self.registration.as_ref()) => self.lose_lease(),
+                () = tokio::time::sleep_until((self.used_at + self.options.lease).into()), if self.is_idle() => {
+                    self.deregister().await;
+                }
+            }
+            while let Ok(request) = requests.try_recv() {
+                self.take(request);
+            }
+            pause = match self.turn().await {
+                Ok(()) => Duration::ZERO,
+                Err(error) => {
+                    tracing::warn!(%error, "the database is away, trying again");
+                    (pause * 2).clamp(RETRY_PAUSE.0, RETRY_PAUSE.1)
+                }
+            };
+        }
+        self.close().await;
+    }
+
+    fn take(&mut self, request: Request) {
+        self.used_at = Instant::now();
+        match request {
+            Request::Dequeue(answer) => self.waiting.push_back(answer),
+            Request::End { id, outcome, answer } => {
+                if let Some(job) = self.held.remove(&id) {
+                    self.report.add(job, outcome);
+                    self.ending.insert(id, vec![answer]);
+                } else if let Some(others) = self.ending.get_mut(&id) {
+                    others.push(answer);
+                } else {
+                    let at = self.unheard.iter().position(|(other, _)| *other == id);
+                    let known = at.and_then(|at| self.unheard.remove(at)).map_or(Answer::NotHeld, |(_, known)| known);
+                    self.answer(id, vec![answer], known);
+                }
+            }
+            Request::Return(id) => {
+                if let Some(job) = self.held.remove(&id) {
+                    self.report.add(job, Outcome::Released);
+                }
+            }
+        }
+    }
+
+    /// One round trip for all that wait. An error means that ends are still to be told: the turn is to be repeated.
+    async fn turn(&mut self) -> Result<(), Error> {
+        self.waiting.retain(|waiting| !waiting.is_closed());
+        let wanted = self.waiting.len();
+        if wanted == 0 && self.report.is_empty() {
+            return Ok(());
+        }
+        let session = match self.session().await {
+            Ok(session) => session,
+            Err(error) => {
+                self.refuse_waiting(&error);
+                return Ok(());
+            }
+        };
+        let claimed = tokio::select! {
+            biased;
+            claimed = self.report.flush_and_claim(&session, wanted) => claimed,
+            () = lease_end(self.registration.as_ref()) => {
+                Err(Error::LeaseLost("the lease could not be extended in time".into()))
+            }
+        };
+        self.answer_ends(&session).await;
+        match claimed {
+            Ok(jobs) => {
+                self.deliver(jobs);
+                self.claim_promoted(&session).await;
+                Ok(())
+            }
+            Err(Error::LeaseLost(_)) => {
+                // The next turn registers anew.
+                self.lose_lease();
+                Ok(())
+            }
+            Err(error) => {
+                self.refuse_waiting(&error);
+                if error.may_pass() {
+                    return Err(error);
+                }
+                self.take_back_ends(&error);
+                Ok(())
+            }
+        }
+    }
+
+    /// Nothing was due: jobs whose time has come need not wait for a worker elsewhere to promote them.
+    async fn claim_promoted(&mut self, session: &Session) {
+        self.waiting.retain(|waiting| !waiting.is_closed());
+        if self.waiting.is_empty() {
+            return;
+        }
+        let claimed = match session.keep().await {
+            Ok(done) if done.promoted > 0 => session.claim(self.waiting.len()).await,
+            Ok(_) => Ok(Vec::new()),
+            Err(error) => Err(error),
+        };
+        match claimed {
+            Ok(jobs) => self.deliver(jobs),
+            Err(error) => return self.refuse_waiting(&error),
+        }
+        for waiting in self.waiting.drain(..) {
+            let _ = waiting.send(Ok(None));
+        }
+    }
+
+    /// Gives jobs to those who wait. Nobody waits for a job? Then its delivery is dropped, and the job goes back.
+    fn deliver(&mut self, jobs: Vec<ClaimedJob>) {
+        for claimed in jobs {
+            let job = Job::running(&claimed, &self.options.name);
+            self.unheard.retain(|(id, _)| *id != claimed.id);
+            self.held.insert(claimed.id, claimed);
+            let delivery = Delivery { job: Some(job), back: self.own.clone() };
+            if let Some(waiting) = self.waiting.pop_front() {
+                let _ = waiting.send(Ok(Some(delivery)));
+            }
+        }
+    }
+
+    async fn answer_ends(&mut self, session: &Session) {
+        for (id, verdict) in self.report.take_verdicts() {
+            let Some(waiting) = self.ending.remove(&id) else { continue };
+            let answer = match verdict {
+                Verdict::Completed => Answer::Now(Status::Completed),
+                Verdict::Retried | Verdict::Released => Answer::Now(Status::Pending),
+                Verdict::Failed => Answer::Now(Status::Failed),
+                Verdict::Cancelled => Answer::Now(Status::Cancelled),
+                Verdict::ResultRefused { retried: true } => Answer::ResultRefused(Status::Pending),
+                Verdict::ResultRefused { retried: false } => Answer::ResultRefused(Status::Failed),
+                // The attempt has failed. If the status cannot be read, the likelier one is told.
+                Verdict::FailedUnheard => match session.job_status(id).await {
+                    Ok(Some(status)) => Answer::Now(status),
+                    Ok(None) | Err(_) => Answer::Now(Status::Pending),
+                },
+                Verdict::LeaseLost => Answer::NotHeld,
+            };
+            self.answer(id, waiting, answer);
+        }
+    }
+
+    /// Answers, and remembers the answer if nobody heard it.
+    fn answer(&mut self, id: Uuid, waiting: Vec<oneshot::Sender<Result<Answer, Error>>>, answer: Answer) {
+        let heard = waiting.into_iter().map(|waiting| waiting.send(Ok(answer)).is_ok()).fold(false, |a, b| a | b);
+        if !heard && !matches!(answer, Answer::NotHeld) {
+            self.unheard.truncate(UNHEARD_ANSWERS - 1);
+            self.unheard.push_front((id, answer));
+        }
+    }
+
+    fn refuse_waiting(&mut self, error: &Error) {
+        for waiting in self.waiting.drain(..) {
+            let _ = waiting.send(Err(error.to_caller()));
+        }
+    }
+
+    /// The database refuses the ends for good (a right is missing, say). The jobs stay with their callers, who are told.
+    fn take_back_ends(&mut self, error: &Error) {
+        for job in self.report.take_jobs() {
+            for waiting in self.ending.remove(&job.id).into_iter().flatten() {
+                let _ = waiting.send(Err(error.to_caller()));
+            }
+            self.held.insert(job.id, job);
+        }
+    }
+
+    /// Whatever was held belongs to others now.
+    fn lose_lease(&mut self) {
+        tracing::warn!(jobs = self.held.len(), "the lease of the jobs that were dequeued is lost");
+        self.registration = None;
+        self.held.clear();
+        drop(self.report.take_jobs());
+        for waiting in self.ending.drain().flat_map(|(_, waiting)| waiting) {
+            let _ = waiting.send(Ok(Answer::NotHeld));
+        }
+    }
+
+    async fn session(&mut self) -> Result<Arc<Session>, Error> {
+        if let Some(registration) = &self.registration {
+            return Ok(registration.session.clone());
+        }
+        let session = Arc::new(Session::register(self.pool.clone(), self.options.clone()).await?);
+        let heartbeat = Heartbeat::start(session.clone(), CancellationToken::new(), |_| {});
+        self.registration = Some(Registration { session: session.clone(), heartbeat });
+        Ok(session)
+    }
+
+    /// Whether the registration serves nobody: then it ends after a while, so that an idle program is a quiet one.
+    fn is_idle(&self) -> bool {
+        self.registration.is_some() && self.held.is_empty() && self.waiting.is_empty() && self.report.is_empty()
+    }
+
+    async fn deregister(&mut self) {
+        if let Some(Registration { session, .. }) = self.registration.take()
+            && !matches!(tokio::time::timeout(CLOSE_TIMEOUT, session.stop()).await, Ok(Ok(())))
+        {
+            tracing::debug!("the database was not told that this worker has ended; its lease will end");
+        }
+    }
+
+    /// The last handle is gone: nobody can end the jobs any more, so they go back at once.
+    async fn close(mut self) {
+        for (_, job) in self.held.drain() {
+            self.report.add(job, Outcome::Released);
+        }
+        if let Some(session) = self.registration.as_ref().map(|registration| registration.session.clone()) {
+            let flushed = tokio::time::timeout(CLOSE_TIMEOUT, self.report.flush_and_claim(&session, 0)).await;
+            if !matches!(flushed, Ok(Ok(_))) {
+                tracing::warn!(
+                    "jobs that were dequeued could not be handed back; they run again when their lease ends"
+                );
+            }
+        }
+        self.deregister().await;
+    }
+}
+
+async fn lease_end(registration: Option<&Registration>) {
+    match registration {
+        Some(registration) => lease_ended(registration.heartbeat.beats.clone()).await,
+        None => std::future::pending().await,
+    }
+}
