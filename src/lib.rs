@@ -3,7 +3,7 @@
 //! A job is enqueued by one SQL call, inside the caller's own transaction, and claimed by row lock.
 //!
 //! # Layout
-//! - [`job`]: what is enqueued, read back, held. [`error`]: what can go wrong.
+//! - [`job`]: what is enqueued, read back, held. [`error`]: what can go wrong. [`Reason`]: why an attempt failed.
 //! - [`connect`]: from a URL to a pool. [`migrate`]: the schema.
 //! - [`queue`]: the client, [`JobQueue`]. [`typed`]: jobs as Rust types.
 //! - [`session`]: a worker's side of the SQL: claim, complete, fail. `hints`: how it scans.
@@ -22,6 +22,7 @@ mod hints;
 pub mod job;
 pub mod migrate;
 pub mod queue;
+mod reason;
 pub mod session;
 pub mod typed;
 
@@ -58,5 +59,6 @@ pub use connect::Target;
 pub use error::{Error, Field};
 pub use job::{ClaimedJob, Enqueued, Job, NewJob, Status};
 pub use queue::{JobQueue, ListFilter};
+pub use reason::Reason;
 pub use session::{Failure, Session, SessionOptions};
 pub use typed::{Handler, TypedJob};

@@ -229,7 +229,7 @@ impl Session {
         // Postgres has no NUL in text.
         let errors: Vec<String> = failed.iter().map(|(_, f)| f.error.replace('\0', "\u{fffd}")).collect();
         let retryable: Vec<bool> = failed.iter().map(|(_, f)| f.retryable).collect();
-        let reasons: Vec<&str> = failed.iter().map(|(_, f)| f.reason).collect();
+        let reasons: Vec<&str> = failed.iter().map(|(_, f)| f.reason.as_str()).collect();
         let rows = self
             .call(
                 "SELECT id, status FROM rowlock.fail_v1($1, $2, $3, $4, $5, $6)",

@@ -11,10 +11,7 @@ use std::{
 use rustix::fs::OFlags;
 use serde_json::value::RawValue;
 
-use crate::{
-    Failure,
-    worker::{launcher::failure, progress::Progress},
-};
+use crate::{Failure, Reason, worker::progress::Progress};
 
 /// The most bytes of a result.
 pub(super) const RESULT_BYTES: usize = 1024 * 1024;
@@ -65,11 +62,13 @@ impl Files {
                 self.leave[0] = false;
                 return Ok(None);
             }
-            Err(e) => return Err(failure("invalid_result", true, format!("result file: cannot be read: {e}"))),
+            Err(e) => {
+                return Err(Failure::of(Reason::InvalidResult, true, format!("result file: cannot be read: {e}")));
+            }
         };
         let mut bytes = Vec::new();
         let read = file.take(RESULT_BYTES as u64 + 1).read_to_end(&mut bytes);
-        read.map_err(|e| failure("invalid_result", true, format!("result file: cannot be read: {e}")))?;
+        read.map_err(|e| Failure::of(Reason::InvalidResult, true, format!("result file: cannot be read: {e}")))?;
         parse("result file", bytes)
     }
 
@@ -119,18 +118,22 @@ fn open(path: &Path) -> std::io::Result<File> {
 /// A result from its bytes; nothing but white space is none.
 pub(super) fn parse(what: &str, bytes: Vec<u8>) -> Result<Option<Box<RawValue>>, Failure> {
     if bytes.len() > RESULT_BYTES {
-        return Err(failure("output_too_large", true, format!("{what}: expected at most {RESULT_BYTES} bytes")));
+        return Err(Failure::of(
+            Reason::OutputTooLarge,
+            true,
+            format!("{what}: expected at most {RESULT_BYTES} bytes"),
+        ));
     }
     let text = String::from_utf8(bytes).map_err(|e| {
         let at = e.utf8_error().valid_up_to();
-        failure("invalid_utf8", true, format!("{what}: expected UTF-8, got another byte at {at}"))
+        Failure::of(Reason::InvalidUtf8, true, format!("{what}: expected UTF-8, got another byte at {at}"))
     })?;
     if text.trim().is_empty() {
         return Ok(None);
     }
     match serde_json::from_str(text.trim()) {
         Ok(value) => Ok(Some(value)),
-        Err(e) => Err(failure("invalid_result", true, format!("{what}: expected JSON: {e}"))),
+        Err(e) => Err(Failure::of(Reason::InvalidResult, true, format!("{what}: expected JSON: {e}"))),
     }
 }
 
@@ -174,18 +177,18 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let mut files = files(dir.path());
         std::os::unix::fs::symlink("/etc/hostname", &files.result).unwrap();
-        assert_eq!(files.result().unwrap_err().reason, "invalid_result");
+        assert_eq!(files.result().unwrap_err().reason, Reason::InvalidResult);
         std::fs::remove_file(&files.result).unwrap();
         rustix::fs::mkfifoat(rustix::fs::CWD, &files.result, rustix::fs::Mode::RWXU).unwrap();
-        assert_eq!(files.result().unwrap_err().reason, "invalid_result");
+        assert_eq!(files.result().unwrap_err().reason, Reason::InvalidResult);
     }
 
     #[test]
     fn each_bad_result_has_its_reason() {
         for (bytes, reason) in [
-            (b"nonsense".to_vec(), "invalid_result"),
-            (vec![0xff], "invalid_utf8"),
-            (vec![b' '; RESULT_BYTES + 1], "output_too_large"),
+            (b"nonsense".to_vec(), Reason::InvalidResult),
+            (vec![0xff], Reason::InvalidUtf8),
+            (vec![b' '; RESULT_BYTES + 1], Reason::OutputTooLarge),
         ] {
             assert_eq!(parse("result", bytes).unwrap_err().reason, reason);
         }

@@ -10,10 +10,7 @@ use super::{
     run::Run,
     tail::ERROR_BYTES,
 };
-use crate::{
-    Failure,
-    worker::launcher::{Outcome, failure},
-};
+use crate::{Failure, Reason, worker::launcher::Outcome};
 
 /// Of a line from a handler: a result of full size, and what is around it.
 const LINE_BYTES: usize = RESULT_BYTES + 4096;
@@ -77,11 +74,19 @@ struct Answer<'a> {
 /// Reads one line. A failure is of the protocol: the handler cannot be trusted with another job.
 pub(super) fn understand(line: &[u8], job: Uuid) -> Result<Said, Failure> {
     let text = std::str::from_utf8(line).map_err(|e| {
-        failure("invalid_utf8", true, format!("stdout: expected UTF-8, got another byte at {}", e.valid_up_to()))
+        Failure::of(
+            Reason::InvalidUtf8,
+            true,
+            format!("stdout: expected UTF-8, got another byte at {}", e.valid_up_to()),
+        )
     })?;
     let answer: Answer<'_> = serde_json::from_str(text).map_err(|e| {
         // Not with the line: it may be a payload.
-        failure("invalid_result", true, format!("stdout: expected one JSON object a line (logs go to stderr): {e}"))
+        Failure::of(
+            Reason::InvalidResult,
+            true,
+            format!("stdout: expected one JSON object a line (logs go to stderr): {e}"),
+        )
     })?;
     if answer.job_id.is_some_and(|id| id != job) {
         return Ok(Said::Stale);
@@ -100,10 +105,10 @@ pub(super) fn understand(line: &[u8], job: Uuid) -> Result<Said, Failure> {
             if let Some(end) = (0..=ERROR_BYTES).rev().find(|at| error.is_char_boundary(*at)) {
                 error.truncate(end);
             }
-            Ok(Said::Ended(Outcome::Failed(failure("error", answer.retry.unwrap_or(true), error))))
+            Ok(Said::Ended(Outcome::Failed(Failure::of(Reason::Error, answer.retry.unwrap_or(true), error))))
         }
         (None, Some(progress)) => Ok(Said::Progress(progress)),
-        (None, None) => Err(failure("invalid_result", true, "stdout: expected a line with ok or progress")),
+        (None, None) => Err(Failure::of(Reason::InvalidResult, true, "stdout: expected a line with ok or progress")),
     }
 }
 
@@ -134,8 +139,8 @@ impl<R: AsyncRead + Unpin> Lines<R> {
             }
             self.searched = self.read.len();
             if self.searched > LINE_BYTES {
-                return Err(failure(
-                    "output_too_large",
+                return Err(Failure::of(
+                    Reason::OutputTooLarge,
                     true,
                     format!("stdout: expected lines of at most {LINE_BYTES} bytes"),
                 ));
@@ -165,7 +170,7 @@ mod tests {
     #[tokio::test]
     async fn a_line_without_end_is_refused_before_it_fills_the_memory() {
         let mut lines = Lines::new(tokio::io::repeat(b'a'));
-        assert_eq!(lines.next().await.unwrap_err().reason, "output_too_large");
+        assert_eq!(lines.next().await.unwrap_err().reason, Reason::OutputTooLarge);
         assert!(lines.read.len() < 4 * LINE_BYTES);
     }
 
@@ -173,10 +178,10 @@ mod tests {
     fn what_cannot_be_understood_has_a_reason_and_is_not_repeated() {
         let job = Uuid::now_v7();
         for (line, reason) in [
-            (&b"secret"[..], "invalid_result"),
-            (b"{\"okay\": \"secret\"}", "invalid_result"),
-            (b"[]", "invalid_result"),
-            (b"{\"ok\": true, \"result\": \"\xff\"}", "invalid_utf8"),
+            (&b"secret"[..], Reason::InvalidResult),
+            (b"{\"okay\": \"secret\"}", Reason::InvalidResult),
+            (b"[]", Reason::InvalidResult),
+            (b"{\"ok\": true, \"result\": \"\xff\"}", Reason::InvalidUtf8),
         ] {
             let Err(failure) = understand(line, job) else { panic!("understood {line:?}") };
             assert_eq!(failure.reason, reason);

@@ -23,11 +23,8 @@ use super::{
     tail::{LAST_WORDS, Tail},
 };
 use crate::{
-    Failure,
-    worker::{
-        launcher::{Outcome, failure},
-        stop::Step,
-    },
+    Failure, Reason,
+    worker::{launcher::Outcome, stop::Step},
 };
 
 /// How long a handler may take to end after its stdin was closed.
@@ -265,7 +262,7 @@ impl Handler {
 }
 
 fn no_stdout() -> Failure {
-    failure("invalid_result", true, "stdout: the handler closed it without an answer")
+    Failure::of(Reason::InvalidResult, true, "stdout: the handler closed it without an answer")
 }
 
 #[cfg(test)]

@@ -4,9 +4,9 @@ use std::{io, process::ExitStatus, sync::Arc};
 
 use super::spec::Plan;
 use crate::{
-    ClaimedJob, Failure,
+    ClaimedJob, Failure, Reason,
     worker::{
-        launcher::{Outcome, failure},
+        launcher::Outcome,
         progress::Progress,
         stop::{StopReason, Stops},
     },
@@ -46,11 +46,11 @@ impl Run<'_> {
         };
         let text = if stderr.trim().is_empty() { how } else { format!("{how}: {}", stderr.trim_end()) };
         let retryable = status.code().is_none_or(|c| !self.plan.no_retry_exit_codes.contains(&c));
-        failure(if status.code().is_some() { "exit_code" } else { "signal" }, retryable, text)
+        Failure::of(if status.code().is_some() { Reason::ExitCode } else { Reason::Signal }, retryable, text)
     }
 
     pub(super) fn not_started(&self, error: &io::Error) -> Failure {
-        failure("spawn_failed", true, cannot_start(&self.plan.spec.program, error))
+        Failure::of(Reason::SpawnFailed, true, cannot_start(&self.plan.spec.program, error))
     }
 }
 
@@ -68,5 +68,5 @@ pub(super) fn cannot_start(program: &str, error: &io::Error) -> String {
 }
 
 pub(super) fn worker_io(error: &io::Error) -> Outcome {
-    Outcome::Failed(failure("worker_io", true, format!("the worker cannot keep the job's files: {error}")))
+    Outcome::Failed(Failure::of(Reason::WorkerIo, true, format!("the worker cannot keep the job's files: {error}")))
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use tokio_postgres::Row;
 use uuid::Uuid;
 
-use crate::Error;
+use crate::{Error, Reason};
 
 /// Who works, and on what.
 #[derive(Debug, Clone)]
@@ -48,8 +48,8 @@ pub struct Failure {
     pub error: String,
     /// Whether another attempt makes sense.
     pub retryable: bool,
-    /// A short word for counting: `exit_code`, `timeout`, …
-    pub reason: &'static str,
+    /// For counting.
+    pub reason: Reason,
 }
 
 impl Failure {
@@ -60,10 +60,10 @@ impl Failure {
     /// assert!(f.retryable);
     /// ```
     pub fn new(error: impl Into<String>) -> Self {
-        Failure::of("error", true, error)
+        Failure::of(Reason::Error, true, error)
     }
 
-    pub(crate) fn of(reason: &'static str, retryable: bool, error: impl Into<String>) -> Failure {
+    pub(crate) fn of(reason: Reason, retryable: bool, error: impl Into<String>) -> Failure {
         Failure { error: error.into(), retryable, reason }
     }
 }

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use super::{Failure, Session};
-use crate::{ClaimedJob, Error};
+use crate::{ClaimedJob, Error, Reason};
 
 /// How an attempt ended.
 #[derive(Debug)]
@@ -67,7 +67,7 @@ impl Report {
         match outcome {
             Outcome::Completed(result) => self.completed.jobs.push((job, result)),
             Outcome::Failed(failure) => {
-                tracing::info!(job = %job.id, job_type = job.job_type, reason = failure.reason, "attempt failed");
+                tracing::info!(job = %job.id, job_type = job.job_type, reason = %failure.reason, "attempt failed");
                 self.failed.jobs.push((job, failure));
             }
             Outcome::Released => self.released.jobs.push((job, ())),
@@ -143,7 +143,7 @@ impl Report {
                     self.completed.sent = before.min(last);
                     if let Some((job, _)) = self.completed.jobs.pop() {
                         self.unstorable.push(job.id);
-                        self.add(job, Outcome::Failed(Failure::of("invalid_result", true, text)));
+                        self.add(job, Outcome::Failed(Failure::of(Reason::InvalidResult, true, text)));
                     }
                 }
                 Err(error) => return Err(self.completed.unanswered(before, error)),

@@ -15,7 +15,7 @@ use super::{
     stop::{StopReason, Stops},
 };
 pub(crate) use crate::session::report::Outcome;
-use crate::{ClaimedJob, Error, Failure, Session};
+use crate::{ClaimedJob, Error, Failure, Reason, Session};
 
 /// Runs the jobs of a worker.
 pub(crate) trait Launcher: Send + Sync + 'static {
@@ -60,14 +60,10 @@ impl Outcome {
         match reason {
             StopReason::Timeout => {
                 let after = timeout.unwrap_or_default();
-                Outcome::Failed(failure("timeout", true, format!("timed out after {after:?}")))
+                Outcome::Failed(Failure::of(Reason::Timeout, true, format!("timed out after {after:?}")))
             }
-            StopReason::Cancelled => Outcome::Failed(failure("cancelled", false, "cancelled while it ran")),
+            StopReason::Cancelled => Outcome::Failed(Failure::of(Reason::Cancelled, false, "cancelled while it ran")),
             StopReason::Draining | StopReason::LeaseLost => Outcome::Released,
         }
     }
-}
-
-pub(crate) fn failure(reason: &'static str, retryable: bool, error: impl Into<String>) -> Failure {
-    Failure { error: error.into(), retryable, reason }
 }

@@ -9,12 +9,7 @@ use super::{
     spec,
     status::{PodStatus, classify},
 };
-use crate::{
-    ClaimedJob,
-    cluster::ClusterError,
-    launch::run::Run,
-    worker::launcher::{Outcome, failure},
-};
+use crate::{ClaimedJob, Failure, Reason, cluster::ClusterError, launch::run::Run, worker::launcher::Outcome};
 
 /// How long a job waits for a quota that is full now.
 const QUOTA_RETRY: Duration = Duration::from_secs(10);
@@ -23,11 +18,12 @@ const QUOTA_RETRY: Duration = Duration::from_secs(10);
 pub(super) async fn obtain(pods: &Pods, run: &mut Run<'_>) -> Result<Pod, Outcome> {
     let (spec, timeout) = (run.plan.spec.clone(), run.plan.timeout);
     let Some(parts) = spec.pod.as_ref() else {
-        return Err(Outcome::Failed(failure("no_image", false, "the job type has no image")));
+        return Err(Outcome::Failed(Failure::of(Reason::NoImage, false, "the job type has no image")));
     };
     let (deadline, traceparent) = (run.deadline(), run.traceparent().map(ToOwned::to_owned));
     let made = spec::Made { job: run.job, spec: &spec, parts, timeout, deadline, traceparent: traceparent.as_deref() };
-    let wanted = spec::pod(&made, &pods.options).map_err(|e| Outcome::Failed(failure("invalid_pod", false, e)))?;
+    let wanted =
+        spec::pod(&made, &pods.options).map_err(|e| Outcome::Failed(Failure::of(Reason::InvalidPod, false, e)))?;
     let obtaining = async {
         let mut pause = Duration::from_millis(200);
         let until = Instant::now() + pods.options.pending;
@@ -92,22 +88,22 @@ fn is_ours(found: &Pod, wanted: &Pod) -> bool {
 /// The outcome of a job whose Pod was refused.
 fn refused(error: &ClusterError) -> Outcome {
     let text = error.to_string();
-    let back = |reason: &str, after| Outcome::HandedBack { after: Some(after), error: format!("{reason}: {text}") };
+    let back = |reason: Reason, after| Outcome::HandedBack { after: Some(after), error: format!("{reason}: {text}") };
     match error {
         ClusterError::Forbidden { message, .. } if message.contains("exceeded quota") => {
-            back("quota_exceeded", QUOTA_RETRY)
+            back(Reason::QuotaExceeded, QUOTA_RETRY)
         }
         ClusterError::Forbidden { message, .. } if message.contains("being terminated") => {
-            back("namespace_ends", QUOTA_RETRY)
+            back(Reason::NamespaceEnds, QUOTA_RETRY)
         }
         ClusterError::Forbidden { message, .. } if message.contains("violates PodSecurity") => {
-            Outcome::Failed(failure("admission_refused", false, text))
+            Outcome::Failed(Failure::of(Reason::AdmissionRefused, false, text))
         }
         ClusterError::Refused { message, .. } if message.contains("admission webhook") => {
-            Outcome::Failed(failure("admission_refused", true, text))
+            Outcome::Failed(Failure::of(Reason::AdmissionRefused, true, text))
         }
-        ClusterError::Refused { code: 422, .. } => Outcome::Failed(failure("invalid_pod", false, text)),
-        e if e.is_away() => back("api_away", QUOTA_RETRY),
-        _ => Outcome::Failed(failure("pod_refused", true, text)),
+        ClusterError::Refused { code: 422, .. } => Outcome::Failed(Failure::of(Reason::InvalidPod, false, text)),
+        e if e.is_away() => back(Reason::ApiAway, QUOTA_RETRY),
+        _ => Outcome::Failed(Failure::of(Reason::PodRefused, true, text)),
     }
 }

@@ -122,7 +122,7 @@ async fn supervise(
         report.stderr.clear();
         match files.result() {
             Ok(result) => report.result = result.map(|r| r.get().to_owned()),
-            Err(failure) => report.bad_result = Some((failure.reason.to_owned(), failure.error)),
+            Err(failure) => report.bad_result = Some((failure.reason.as_str().to_owned(), failure.error)),
         }
     }
     Ok(report)

@@ -6,7 +6,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{ContainerState, ContainerStatus, Pod, PodStatus as ApiStatus};
 
 use super::{report::Report, spec::CONTAINER};
-use crate::launch::options::PodOptions;
+use crate::{Reason, launch::options::PodOptions};
 
 /// A Secret that is not there yet, or a cache of the kubelet's that is not, looks like a mistake for a moment.
 const CONFIG_TIMEOUT: Duration = Duration::from_secs(10);
@@ -32,13 +32,13 @@ pub(super) enum End {
     /// The binary in the Pod says how it ended.
     Reported(Box<Report>),
     Failed {
-        reason: &'static str,
+        reason: Reason,
         retryable: bool,
         text: String,
     },
     /// Not the job's doing: no attempt is consumed.
     Back {
-        reason: &'static str,
+        reason: Reason,
         after: Option<Duration>,
         text: String,
     },
@@ -49,11 +49,11 @@ pub(super) enum End {
     },
 }
 
-fn failed(reason: &'static str, retryable: bool, text: String) -> End {
+fn failed(reason: Reason, retryable: bool, text: String) -> End {
     End::Failed { reason, retryable, text }
 }
 
-fn back(reason: &'static str, after: Option<Duration>, text: String) -> End {
+fn back(reason: Reason, after: Option<Duration>, text: String) -> End {
     End::Back { reason, after, text }
 }
 
@@ -79,7 +79,7 @@ pub(super) fn classify_deleted(last: Option<&Pod>) -> End {
         Some(PodStatus::Ended(end)) => end,
         _ => match last.and_then(|pod| disruption(pod.status.as_ref()?)) {
             Some(end) => end,
-            None => back("pod_gone", None, "the Pod was taken away before its end was seen".into()),
+            None => back(Reason::PodGone, None, "the Pod was taken away before its end was seen".into()),
         },
     }
 }
@@ -91,13 +91,13 @@ fn end(pod: &Pod, status: &ApiStatus, state: Option<&ContainerState>) -> End {
     let text = status.message.clone().unwrap_or_default();
     match status.reason.as_deref() {
         None | Some("") => {}
-        Some("DeadlineExceeded") => return failed("timeout", true, format!("its Pod's deadline: {text}")),
+        Some("DeadlineExceeded") => return failed(Reason::Timeout, true, format!("its Pod's deadline: {text}")),
         // The node's need is a disruption, told above; this is the Pod's own limit.
-        Some("Evicted") => return failed("storage_limit", true, text),
-        Some("NodeShutdown" | "Shutdown" | "Terminated") => return back("node_shutdown", None, text),
-        Some("NodeLost") => return back("node_lost", None, text),
-        Some("Preempting") => return back("preempted", None, text),
-        Some(other) => return back("node_refused", Some(Duration::from_secs(5)), format!("{other}: {text}")),
+        Some("Evicted") => return failed(Reason::StorageLimit, true, text),
+        Some("NodeShutdown" | "Shutdown" | "Terminated") => return back(Reason::NodeShutdown, None, text),
+        Some("NodeLost") => return back(Reason::NodeLost, None, text),
+        Some("Preempting") => return back(Reason::Preempted, None, text),
+        Some(other) => return back(Reason::NodeRefused, Some(Duration::from_secs(5)), format!("{other}: {text}")),
     }
     let deleted = pod.metadata.deletion_timestamp.is_some();
     let Some(ended) = state.and_then(|s| s.terminated.as_ref()) else {
@@ -109,13 +109,13 @@ fn end(pod: &Pod, status: &ApiStatus, state: Option<&ContainerState>) -> End {
     // The kernel may have killed a part of the job only, which then went on to its end.
     if reason == "OOMKilled" && ended.exit_code != 0 {
         let tail = report.map(|r| r.stderr).unwrap_or_default();
-        return failed("oom_killed", true, with_tail("out of memory: raise resources.limits.memory", &tail));
+        return failed(Reason::OomKilled, true, with_tail("out of memory: raise resources.limits.memory", &tail));
     }
     match report {
-        Some(report) if report.told => back("pod_deleted", None, "somebody ended its Pod".into()),
+        Some(report) if report.told => back(Reason::PodDeleted, None, "somebody ended its Pod".into()),
         Some(report) => End::Reported(Box::new(report)),
-        None if deleted => back("pod_deleted", None, "somebody ended its Pod".into()),
-        None if matches!(reason, "StartError" | "ContainerCannotRun") => failed("start_failed", true, message),
+        None if deleted => back(Reason::PodDeleted, None, "somebody ended its Pod".into()),
+        None if matches!(reason, "StartError" | "ContainerCannotRun") => failed(Reason::StartFailed, true, message),
         None => End::Bare { code: ended.exit_code, text: message },
     }
 }
@@ -128,21 +128,27 @@ fn never_started(status: &ApiStatus, deleted: bool) -> End {
     match failed_init {
         Some((name, ended)) => {
             let message = ended.message.clone().unwrap_or_default();
-            failed("start_failed", true, format!("init container {name}: exit code {}: {message}", ended.exit_code))
+            failed(
+                Reason::StartFailed,
+                true,
+                format!("init container {name}: exit code {}: {message}", ended.exit_code),
+            )
         }
-        None if deleted => back("pod_deleted", None, "somebody ended its Pod before it started".into()),
-        None => {
-            back("not_started", Some(Duration::from_secs(5)), "its Pod ended before the job's container started".into())
-        }
+        None if deleted => back(Reason::PodDeleted, None, "somebody ended its Pod before it started".into()),
+        None => back(
+            Reason::NotStarted,
+            Some(Duration::from_secs(5)),
+            "its Pod ended before the job's container started".into(),
+        ),
     }
 }
 
 fn disruption(status: &ApiStatus) -> Option<End> {
     let condition = status.conditions.iter().flatten().find(|c| c.type_ == "DisruptionTarget" && c.status == "True")?;
     let reason = match condition.reason.as_deref().unwrap_or_default() {
-        "PreemptionByScheduler" => "preempted",
-        "DeletionByTaintManager" | "DeletionByPodGC" => "node_lost",
-        _ => "evicted",
+        "PreemptionByScheduler" => Reason::Preempted,
+        "DeletionByTaintManager" | "DeletionByPodGC" => Reason::NodeLost,
+        _ => Reason::Evicted,
     };
     let text = condition.message.clone().or_else(|| status.message.clone()).unwrap_or_default();
     Some(back(reason, None, text))
@@ -153,7 +159,7 @@ fn waiting(status: &ApiStatus) -> PodStatus {
     for (name, reason, text) in all().filter_map(stuck) {
         let text = format!("container {name}: {text}");
         match reason {
-            "InvalidImageName" => return PodStatus::Ended(failed("invalid_image_name", false, text)),
+            "InvalidImageName" => return PodStatus::Ended(failed(Reason::InvalidImageName, false, text)),
             "ErrImagePull" | "ImagePullBackOff" | "ErrImageNeverPull" | "ImageInspectError" | "RegistryUnavailable" => {
                 return PodStatus::Waiting(Wait::Image, text);
             }
@@ -178,10 +184,10 @@ fn stuck(container: &ContainerStatus) -> Option<(&str, &str, String)> {
 pub(super) fn overdue(wait: Wait, text: &str, waited: Duration, options: &PodOptions) -> Option<End> {
     let again = Some(Duration::from_secs(30));
     let (bound, end) = match wait {
-        Wait::Node => (options.pending, back("unschedulable", again, text.to_owned())),
-        Wait::Start => (options.pending, back("not_started", again, text.to_owned())),
-        Wait::Image => (options.pull, failed("image_pull", true, text.to_owned())),
-        Wait::Config => (CONFIG_TIMEOUT, failed("container_config", true, text.to_owned())),
+        Wait::Node => (options.pending, back(Reason::Unschedulable, again, text.to_owned())),
+        Wait::Start => (options.pending, back(Reason::NotStarted, again, text.to_owned())),
+        Wait::Image => (options.pull, failed(Reason::ImagePull, true, text.to_owned())),
+        Wait::Config => (CONFIG_TIMEOUT, failed(Reason::ContainerConfig, true, text.to_owned())),
     };
     (waited >= bound).then_some(end)
 }
@@ -213,7 +219,7 @@ mod tests {
 
     fn word(status: &PodStatus) -> &'static str {
         match status {
-            PodStatus::Ended(End::Failed { reason, .. } | End::Back { reason, .. }) => reason,
+            PodStatus::Ended(End::Failed { reason, .. } | End::Back { reason, .. }) => reason.as_str(),
             PodStatus::Ended(End::Reported(_)) => "reported",
             PodStatus::Ended(End::Bare { .. }) => "bare",
             PodStatus::Running => "running",
@@ -273,8 +279,8 @@ mod tests {
     #[test]
     fn one_that_is_gone_is_what_was_seen_of_it_last() {
         let evicted = disrupted("EvictionByEvictionAPI", json!({"phase": "Running"}));
-        assert!(matches!(classify_deleted(Some(&pod(evicted))), End::Back { reason: "evicted", .. }));
-        assert!(matches!(classify_deleted(None), End::Back { reason: "pod_gone", .. }));
+        assert!(matches!(classify_deleted(Some(&pod(evicted))), End::Back { reason: Reason::Evicted, .. }));
+        assert!(matches!(classify_deleted(None), End::Back { reason: Reason::PodGone, .. }));
         let report = ended(json!({"exitCode": 0, "message": r#"{"rowlock":1,"code":0}"#}));
         assert!(matches!(classify_deleted(Some(&pod(report))), End::Reported(_)));
     }

@@ -17,9 +17,10 @@ use super::{
     status::{self, End, PodStatus, Wait, classify},
 };
 use crate::{
+    Failure, Reason,
     launch::{files, run::Run},
     worker::{
-        launcher::{Ended, Outcome, failure},
+        launcher::{Ended, Outcome},
         stop::{Step, StopReason},
     },
 };
@@ -60,9 +61,9 @@ pub(super) async fn supervise(pods: &Arc<Pods>, run: &mut Run<'_>, pod: Pod) -> 
         (None, _) => return Outcome::Released.into(),
         (Some(_), Some(reason)) => run.stopped(reason),
         (Some(End::Back { reason, after, text }), None) => {
-            tracing::warn!(job = %run.job.id, reason, text, "no fault of the job's: handed back");
+            tracing::warn!(job = %run.job.id, %reason, text, "no fault of the job's: handed back");
             // First the Pod goes, then its job: else the next worker would find it and hand the job back again.
-            pods.remove(&pod_ref, reason == "node_lost").await;
+            pods.remove(&pod_ref, reason == Reason::NodeLost).await;
             return Outcome::HandedBack { after, error: format!("{reason}: {text}") }.into();
         }
         (Some(end), None) => outcome_of(pods, run, &pod_ref, end).await,
@@ -122,7 +123,7 @@ fn end_by_now(pods: &Pods, watch: &PodWatch<'_>, clocks: &mut Clocks, last: &mut
         let since = *clocks.deleted.get_or_insert_with(Instant::now);
         if since.elapsed() > NODE_LOST_AFTER + Duration::from_secs(grace.unsigned_abs()) {
             let text = "its node did not say that the Pod has ended".to_owned();
-            return Some(End::Back { reason: "node_lost", after: None, text });
+            return Some(End::Back { reason: Reason::NodeLost, after: None, text });
         }
     }
     match classify(last) {
@@ -136,7 +137,7 @@ fn end_by_now(pods: &Pods, watch: &PodWatch<'_>, clocks: &mut Clocks, last: &mut
 async fn outcome_of(pods: &Pods, run: &Run<'_>, pod: &PodRef, end: End) -> Outcome {
     match end {
         End::Reported(report) => reported(pods, run, pod, *report).await,
-        End::Failed { reason, retryable, text } => Outcome::Failed(failure(reason, retryable, text)),
+        End::Failed { reason, retryable, text } => Outcome::Failed(Failure::of(reason, retryable, text)),
         End::Bare { code, text } => {
             let status = ExitStatus::from_raw(if code > 128 { code - 128 } else { code << 8 });
             Outcome::Failed(run.ended_badly("no report, ", status, &text))
@@ -151,7 +152,11 @@ async fn reported(pods: &Pods, run: &Run<'_>, pod: &PodRef, short: Report) -> Ou
         Some(bytes) => match on_log(pods, pod, bytes).await {
             Ok(whole) => whole,
             Err(why) if short.code == Some(0) => {
-                return Outcome::Failed(failure("result_lost", true, format!("result: not on the Pod's log: {why}")));
+                return Outcome::Failed(Failure::of(
+                    Reason::ResultLost,
+                    true,
+                    format!("result: not on the Pod's log: {why}"),
+                ));
             }
             Err(_) => short,
         },
@@ -160,12 +165,11 @@ async fn reported(pods: &Pods, run: &Run<'_>, pod: &PodRef, short: Report) -> Ou
         return run.stopped(StopReason::Timeout);
     }
     if let Some(why) = report.not_started {
-        return Outcome::Failed(failure("spawn_failed", true, why));
+        return Outcome::Failed(Failure::of(Reason::SpawnFailed, true, why));
     }
     if let Some((reason, text)) = report.bad_result {
-        let reason =
-            ["output_too_large", "invalid_utf8"].into_iter().find(|r| *r == reason).unwrap_or("invalid_result");
-        return Outcome::Failed(failure(reason, true, text));
+        let reason = [Reason::OutputTooLarge, Reason::InvalidUtf8].into_iter().find(|r| r.as_str() == reason);
+        return Outcome::Failed(Failure::of(reason.unwrap_or(Reason::InvalidResult), true, text));
     }
     match (report.code, report.result) {
         (Some(0), None) => Outcome::Completed(None),
