@@ -63,6 +63,7 @@ demo: build ## Run real jobs over the files of a directory (DIR=.) and check eve
 test: ## Set up, lint, run every test against a real Postgres, and most of those on a real Kubernetes
 	@scripts/setup.sh --test
 	@$(MAKE) lint features
+	$(CARGO) test --locked --features test-util --lib --test it --no-fail-fast -j $(JOBS)
 	$(CARGO) test --locked --all-features --no-fail-fast -j $(JOBS)
 	@why=$$(tests/cluster/missing); \
 	if [[ -z $$why ]]; then \
@@ -88,10 +89,11 @@ lint: ## Format, clippy, rustdoc and dependencies, warnings refused
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --all-features -j $(JOBS)
 	@$(MAKE) deny sbom licenses
 
-features: ## Check that the default features build, and without kube, clap or axum
+features: ## Check that the default features build, with a worker, and without kube, clap, axum or rustix
 	$(CARGO) check --locked -j $(JOBS)
+	$(CARGO) check --locked -j $(JOBS) --example rust-worker
 	@tree=$$($(CARGO) tree --locked -e normal --prefix none); \
-	if grep -E '^(kube|clap|axum)' <<<"$$tree"; then \
+	if grep -E '^(kube|clap|axum|rustix) ' <<<"$$tree"; then \
 	  echo "features: the default features must not bring these in" >&2; exit 1; fi
 
 bench: build ## Speed as ratios, on a server in memory or a migrated DATABASE_URL (ARGS="--batch 500 …")

@@ -127,6 +127,22 @@ impl Job {
         }
     }
 
+    /// The payload as a type of yours.
+    ///
+    /// # Errors
+    /// [`Error::Json`] if the payload does not fit the type.
+    ///
+    /// ```no_run
+    /// # fn f(job: &rowlock::Job) -> Result<(), rowlock::Error> {
+    /// #[derive(serde::Deserialize)]
+    /// struct SendEmail { to: String }
+    /// let email: SendEmail = job.payload_as()?;
+    /// # Ok(()) }
+    /// ```
+    pub fn payload_as<T: serde::de::DeserializeOwned>(&self) -> Result<T, Error> {
+        serde_json::from_str(self.payload.get()).map_err(|source| Error::Json { what: "payload", source })
+    }
+
     pub(crate) fn from_row(row: &Row) -> Result<Job, Error> {
         Ok(Job {
             id: row.try_get("id")?,

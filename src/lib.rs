@@ -5,13 +5,15 @@
 //! # Layout
 //! - [`job`]: what is enqueued, read back, held. [`error`]: what can go wrong. [`Reason`]: why an attempt failed.
 //! - [`connect`]: from a URL to a pool. [`migrate`]: the schema.
-//! - [`queue`]: the client, [`JobQueue`]. [`typed`]: jobs as Rust types.
+//! - [`queue`]: the client, [`JobQueue`].
 //! - [`session`]: a worker's side of the SQL: claim, complete, fail. `hints`: how it scans.
-//! - `listen`, `keeper`: LISTEN, and the keeper's rounds, for those that look for jobs.
+//! - `listen`, `maintenance`: LISTEN, and the rounds of maintenance, for those that look for jobs.
+//! - [`worker`]: the engine that claims jobs and has them run; in this process, by handlers in Rust.
+//! - `launch`: jobs as commands, for the engine to run.
 //! - `cluster`: the only way to the Kubernetes API.
 //! - `metrics`, `http`: what is told of all that.
 //! - `catalog`: job types and schedules as a file has them. `schedule`: when one is due.
-//! - `worker`, `controller`, `cli`, `local_postgres`, `bench`, `simulate`: the program, behind the feature `cli`.
+//! - `launch`, `controller`, `cli`, `bench`, `simulate` and what they need: the program, behind the feature `cli`.
 //!
 //! Imports point down this list's order from the program to `job` and `error`. What a transition does is
 //! decided in SQL (`schema/`), never here.
@@ -20,11 +22,14 @@ pub mod connect;
 pub mod error;
 mod hints;
 pub mod job;
+mod listen;
+mod maintenance;
 pub mod migrate;
 pub mod queue;
 mod reason;
 pub mod session;
-pub mod typed;
+#[cfg_attr(not(feature = "cli"), expect(dead_code, reason = "only `launch` uses all of the seam"))]
+pub mod worker;
 
 #[cfg(feature = "cli")]
 pub mod bench;
@@ -40,20 +45,14 @@ pub mod controller;
 pub mod http;
 #[cfg(feature = "cli")]
 pub mod launch;
-#[cfg(feature = "cli")]
-mod listen;
-#[cfg(feature = "cli")]
+#[cfg(feature = "test-util")]
 pub mod local_postgres;
-#[cfg(feature = "cli")]
-mod maintenance;
 #[cfg(feature = "cli")]
 pub mod metrics;
 #[cfg(feature = "cli")]
 pub mod schedule;
 #[cfg(feature = "cli")]
 pub mod simulate;
-#[cfg(feature = "cli")]
-pub mod worker;
 
 pub use connect::Target;
 pub use error::{Error, Field};
@@ -61,4 +60,4 @@ pub use job::{ClaimedJob, Enqueued, Job, NewJob, Status};
 pub use queue::{JobQueue, ListFilter};
 pub use reason::Reason;
 pub use session::{Failure, Session, SessionOptions};
-pub use typed::{Handler, TypedJob};
+pub use worker::{Handler, TypedJob};

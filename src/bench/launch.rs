@@ -1,5 +1,6 @@
-//! What a launch costs: jobs per second of `process` beside a bare loop that starts the same command, and of
-//! `resident` beside handlers in Rust in this process, all with the same concurrency, in turns.
+//! The cost of a launch: jobs per second of `process` beside a bare loop that starts the same command, and of
+//! `resident` and of a worker with handlers in this process beside a loop in Rust that claims and completes by hand, all
+//! with the same concurrency, in turns.
 
 use std::{
     process::{Command, Stdio},
@@ -12,8 +13,8 @@ use tokio_postgres::types::Type;
 
 use super::{SLICE, median, put};
 use crate::{
-    JobQueue, NewJob, SessionOptions, launch,
-    worker::{Shutdown, WorkerOptions},
+    Failure, JobQueue, NewJob, SessionOptions, launch,
+    worker::{Shutdown, Worker, WorkerOptions},
 };
 
 /// Nothing, and successfully.
@@ -49,16 +50,18 @@ pub async fn run(queue: JobQueue, options: LaunchOptions, progress: impl Fn(&str
     figures["bare_per_second"] = median(bare.clone()).round().into();
     put(&mut figures, "process", &own, "bare", &bare);
 
-    progress("resident, beside handlers in Rust");
-    let (mut own, mut rust) = (Vec::new(), Vec::new());
+    progress("resident, and handlers in this process, beside a loop in Rust");
+    let (mut own, mut handlers, mut rust) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..rounds {
         let guess = rust.last().copied().unwrap_or(bare[0] * 2.0);
-        rust.push(in_process(&queue, &options, guess).await?);
+        rust.push(by_hand(&queue, &options, guess).await?);
+        handlers.push(in_process(&queue, &options, rust[rust.len() - 1]).await?);
         let guess = own.last().copied().unwrap_or(rust[0] / 2.0);
         own.push(jobs(&queue, &options, "resident", &["sh", "-c", HANDLER], guess).await?);
     }
     figures["rust_per_second"] = median(rust.clone()).round().into();
     put(&mut figures, "resident", &own, "rust", &rust);
+    put(&mut figures, "handlers", &handlers, "rust", &rust);
     Ok(figures)
 }
 
@@ -93,8 +96,8 @@ async fn fill(queue: &JobQueue, name: &str, rate: f64) -> anyhow::Result<usize> 
     Ok(jobs)
 }
 
-/// From the first start to the last end, by the database's clock: what a worker does before and after its
-/// jobs is not theirs.
+/// Commands in a worker. Measured by the database's clock, so that the time of the worker before and after its jobs
+/// does not count.
 async fn jobs(
     queue: &JobQueue,
     options: &LaunchOptions,
@@ -117,6 +120,11 @@ async fn jobs(
     let commands = launch::LaunchOptions { guardian: Some(std::env::current_exe()?), ..Default::default() };
     let summary = launch::run(queue.clone(), worker, commands, Shutdown::default()).await?;
     anyhow::ensure!(summary.completed == jobs as u64, "{jobs} jobs of {launch}, of which ended well: {summary:?}");
+    rate(queue, &name, jobs).await
+}
+
+/// Jobs per second from the first start to the last end of the last jobs of a queue.
+async fn rate(queue: &JobQueue, name: &str, jobs: usize) -> anyhow::Result<f64> {
     let client = queue.pool().get().await.map_err(crate::Error::from)?;
     let row = client
         .query_typed(
@@ -128,8 +136,19 @@ async fn jobs(
     Ok(jobs as f64 / row[0].get::<_, f64>(0))
 }
 
-/// Handlers that are Rust: what a program does that uses the library and no worker.
+/// Handlers in Rust, in a worker in this process.
 async fn in_process(queue: &JobQueue, options: &LaunchOptions, guess: f64) -> anyhow::Result<f64> {
+    let name = "rowlock-bench-handlers";
+    let jobs = fill(queue, name, guess).await?;
+    let worker = Worker::builder(queue).queue(name).concurrency(options.concurrency).stop_when_empty();
+    let worker = worker.handler(name, |_, _| std::future::ready(Ok::<_, Failure>(()))).build()?;
+    let summary = worker.run(std::future::pending()).await?;
+    anyhow::ensure!(summary.completed == jobs as u64, "{jobs} jobs of handlers, of which ended well: {summary:?}");
+    rate(queue, name, jobs).await
+}
+
+/// The same without a worker: a loop that claims and completes, and nothing else.
+async fn by_hand(queue: &JobQueue, options: &LaunchOptions, guess: f64) -> anyhow::Result<f64> {
     let name = "rowlock-bench-rust";
     let jobs = fill(queue, name, guess).await?;
     let session = queue

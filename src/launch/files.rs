@@ -11,10 +11,10 @@ use std::{
 use rustix::fs::OFlags;
 use serde_json::value::RawValue;
 
-use crate::{Failure, Reason, worker::progress::Progress};
-
-/// The most bytes of a result.
-pub(super) const RESULT_BYTES: usize = 1024 * 1024;
+use crate::{
+    Failure, Reason,
+    worker::{launcher::RESULT_BYTES, progress::Progress},
+};
 
 /// How often a running job's progress file is looked at.
 pub(super) const LOOK_EVERY: Duration = Duration::from_millis(250);

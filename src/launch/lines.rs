@@ -5,12 +5,11 @@ use serde_json::{Value, value::RawValue};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use uuid::Uuid;
 
-use super::{
-    files::{RESULT_BYTES, parse},
-    run::Run,
-    tail::ERROR_BYTES,
+use super::{files::parse, run::Run, tail::ERROR_BYTES};
+use crate::{
+    Failure, Reason,
+    worker::launcher::{Outcome, RESULT_BYTES},
 };
-use crate::{Failure, Reason, worker::launcher::Outcome};
 
 /// Of a line from a handler: a result of full size, and what is around it.
 const LINE_BYTES: usize = RESULT_BYTES + 4096;

@@ -27,8 +27,8 @@ use rustix::{
 };
 use uuid::Uuid;
 
-use super::{files::RESULT_BYTES, spec::Spec};
-use crate::worker::stop::Step;
+use super::spec::Spec;
+use crate::worker::{launcher::RESULT_BYTES, stop::Step};
 
 /// Marks every process of a worker; its value is the worker's id.
 pub(super) const MARK: &str = "ROWLOCK_WORKER_ID";

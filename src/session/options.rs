@@ -53,6 +53,15 @@ pub struct Failure {
 }
 
 impl Failure {
+    /// A failure for which another attempt makes no sense.
+    ///
+    /// ```
+    /// assert!(!rowlock::Failure::permanent("no such customer").retryable);
+    /// ```
+    pub fn permanent(error: impl Into<String>) -> Self {
+        Failure { retryable: false, ..Failure::new(error) }
+    }
+
     /// A failure to be retried, for the reason `error`.
     ///
     /// ```
@@ -65,6 +74,14 @@ impl Failure {
 
     pub(crate) fn of(reason: Reason, retryable: bool, error: impl Into<String>) -> Failure {
         Failure { error: error.into(), retryable, reason }
+    }
+}
+
+/// Any error that has a text is a failure to be retried, for the reason `error`: so handlers return errors of any kind,
+/// and `?` works in one that returns a `Failure`.
+impl<E: std::fmt::Display> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Failure::new(error.to_string())
     }
 }
 

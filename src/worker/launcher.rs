@@ -17,6 +17,9 @@ use super::{
 pub(crate) use crate::session::report::Outcome;
 use crate::{ClaimedJob, Error, Failure, Reason, Session};
 
+/// The most bytes of a result.
+pub(crate) const RESULT_BYTES: usize = 1024 * 1024;
+
 /// Runs the jobs of a worker.
 pub(crate) trait Launcher: Send + Sync + 'static {
     /// A worker is registered and will run up to `places` jobs at once. Called again for each new registration, after

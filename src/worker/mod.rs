@@ -3,23 +3,33 @@
 //! - `engine`: the loop of one registered worker. `until_lease_ends`: how it calls the database.
 //! - `stop`: how a job is stopped before its end. `drain`: how a worker spends its grace.
 //! - `launcher`: the seam to what runs the jobs; `progress`: what a running job tells meanwhile.
+//! - [`Worker`], by its `builder`: `handlers` in Rust, among them [`TypedJob`]s, each with its `context`, run in this
+//!   process. `rowlock worker` runs commands instead, on the same engine.
 //!
 //! A worker that loses its lease stops its jobs and registers anew, as another worker.
 
+mod builder;
+mod context;
 mod drain;
 mod engine;
+mod handlers;
 pub(crate) mod launcher;
 mod options;
 pub(crate) mod progress;
 pub(crate) mod stop;
+mod typed;
 mod until_lease_ends;
 
 use std::{sync::Arc, time::Duration};
 
 use self::launcher::Launcher;
 pub use self::{
+    builder::{Worker, WorkerBuilder},
+    context::JobContext,
+    handlers::Handler,
     options::{Shutdown, WorkerOptions, WorkerSummary},
     stop::StopReason,
+    typed::TypedJob,
 };
 use crate::{Error, JobQueue};
 

@@ -107,6 +107,11 @@ impl Stops {
         self.timeout
     }
 
+    /// When the timeout is over.
+    pub(crate) fn timeout_at(&self) -> Option<Instant> {
+        self.timeout_at
+    }
+
     /// Why the job has to stop, if it has to.
     pub(crate) fn reason(&self) -> Option<StopReason> {
         self.in_force.map(|request| request.reason)

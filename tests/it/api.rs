@@ -156,8 +156,8 @@ struct Divide {
 
 impl TypedJob for Divide {
     const NAME: &'static str = "divide";
-    const MAX_RETRIES: i32 = 1;
-    const PRIORITY: i32 = 7;
+    const MAX_RETRIES: Option<i32> = Some(1);
+    const PRIORITY: Option<i32> = Some(7);
     type Output = i64;
     type Error = String;
     async fn run(self, _job: &Job) -> Result<i64, String> {

@@ -90,6 +90,7 @@ fn rowlock(url: &str, args: &[&str], stdin: &str) -> Output {
     child.wait_with_output().unwrap()
 }
 
+#[cfg(feature = "cli")]
 #[tokio::test]
 async fn every_digit_arrives_from_the_command_line_and_is_shown() {
     let db = database().await;

@@ -6,14 +6,9 @@ use rowlock::{JobQueue, Status};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::{
-    support::Db,
-    work::{Working, drain, ends, job, options, processes_with, put_type, runs, shell, unique_sleep, with_type},
+use crate::work::{
+    Working, drain, ends, job, options, processes_with, put_type, reason, runs, shell, unique_sleep, with_type,
 };
-
-async fn reason(db: &Db, id: Uuid) -> Option<String> {
-    db.one("SELECT reason FROM rowlock.history WHERE id = $1", &[&id]).await
-}
 
 async fn ends_with(mut job_type: Value, payload: Value, want_reason: &str, want: &str) {
     if job_type.get("command").is_none() {
