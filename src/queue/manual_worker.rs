@@ -199,7 +199,7 @@ impl ManualWorker {
             }
             Err(error) => {
                 self.refuse_waiting(&error);
-                if error.may_pass() {
+                if error.is_transient() {
                     return Err(error);
                 }
                 self.take_back_ends(&error);
