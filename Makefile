@@ -22,7 +22,7 @@ PROFILE ?= release
 IMAGE ?= rowlock.test/rowlock:dev
 OUT ?= target/rowlock-image.tar
 
-.PHONY: help setup build static image licenses sbom release demo test test-cluster soak mutants lint features bench chart deny verify
+.PHONY: help setup build static image licenses sbom release demo test test-cluster soak mutants lint house features bench chart deny verify
 
 help: ## Show this
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -87,6 +87,12 @@ lint: ## Format, clippy, rustdoc and dependencies, warnings refused
 	$(CARGO) clippy --locked --all-targets --all-features -j $(JOBS) -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --all-features -j $(JOBS)
 	@$(MAKE) deny sbom licenses
+
+house: ## Check the layout of src and the words of comments and documents (rules: CONTRIBUTING.md)
+	@python3 -B scripts/lint_layout.py --self-test 2>&1 | tail -n 1 | grep -q OK || python3 -B scripts/lint_layout.py --self-test
+	@python3 -B scripts/lint_prose.py --self-test 2>&1 | tail -n 1 | grep -q OK || python3 -B scripts/lint_prose.py --self-test
+	@python3 -B scripts/lint_layout.py
+	@python3 -B scripts/lint_prose.py
 
 features: ## Check that the default features build, and without kube, clap or axum
 	$(CARGO) check --locked -j $(JOBS)
