@@ -89,10 +89,10 @@ lint: ## Format, clippy, rustdoc and dependencies, warnings refused
 	@$(MAKE) deny sbom licenses
 
 house: ## Check the layout of src and the words of comments and documents (rules: CONTRIBUTING.md)
-	@python3 -B scripts/lint_layout.py --self-test 2>&1 | tail -n 1 | grep -q OK || python3 -B scripts/lint_layout.py --self-test
-	@python3 -B scripts/lint_prose.py --self-test 2>&1 | tail -n 1 | grep -q OK || python3 -B scripts/lint_prose.py --self-test
-	@python3 -B scripts/lint_layout.py
-	@python3 -B scripts/lint_prose.py
+	@rc=0; for check in layout prose; do \
+	  python3 -B scripts/lint_$$check.py --self-test 2>/dev/null || { python3 -B scripts/lint_$$check.py --self-test; rc=1; }; \
+	  python3 -B scripts/lint_$$check.py || rc=1; \
+	done; exit $$rc
 
 features: ## Check that the default features build, and without kube, clap or axum
 	$(CARGO) check --locked -j $(JOBS)
