@@ -22,7 +22,7 @@ PROFILE ?= release
 IMAGE ?= rowlock.test/rowlock:dev
 OUT ?= target/rowlock-image.tar
 
-.PHONY: help setup build static image licenses sbom release demo test test-cluster soak mutants lint features bench chart deny verify
+.PHONY: help setup build static image licenses sbom release demo test test-cluster soak mutants lint house features bench chart deny verify
 
 help: ## Show this
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -88,6 +88,12 @@ lint: ## Format, clippy, rustdoc and dependencies, warnings refused
 	$(CARGO) clippy --locked --all-targets --all-features -j $(JOBS) -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --all-features -j $(JOBS)
 	@$(MAKE) deny sbom licenses
+
+house: ## Check the layout of src and the words of comments and documents (rules: CONTRIBUTING.md)
+	@rc=0; for check in layout prose; do \
+	  python3 -B scripts/lint_$$check.py --self-test 2>/dev/null || { python3 -B scripts/lint_$$check.py --self-test; rc=1; }; \
+	  python3 -B scripts/lint_$$check.py || rc=1; \
+	done; exit $$rc
 
 features: ## Check that the default features build, with a worker, and without kube, clap, axum or rustix
 	$(CARGO) check --locked -j $(JOBS)

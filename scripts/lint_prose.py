@@ -11,6 +11,8 @@ In *.md and *.md.in, outside of headings, tables and code:
 A list item is held to this when it ends with a full stop; without one it is a label. A bold lead ("**Locks.** …",
 "**Look** – …") is a label, too. Text in backquotes is one word, and a noun.
 
+A file or folder that they name or link to is there; and where ARCHITECTURE.md says "`FILE`, `NAME`", NAME is in FILE.
+
 In src/**.rs: no doc comment begins with "What". Say what the item is or does: subject, verb, object.
 
 No grammar is parsed: there is a list of verbs, their endings, and the words behind which a verb's form is a noun. Where
@@ -46,7 +48,7 @@ commit compare compile complain complete configure confirm connect consider cons
 convert copy correct cost count cover crash create cross cut deal decide declare decline decrease delay delete deliver
 demand deny depend deploy derive describe detach die differ disable disappear discard disconnect do double drain draw
 drive drop edit embed emit empty enable encrypt end enforce enqueue enter equal escape evict examine exceed execute exist
-exit expand expect expire explain export extend fail fall feed fetch fill find finish fire fit fix fold follow forbid
+exit expand expect expire explain export extend fail fall feed fetch fill find finish fire fit fix flow fold follow forbid
 force forget forward freeze get give go grant group grow guard guarantee guess handle hang happen hear help hide hint hold hurry
 identify ignore imply import include increase inform inherit insert inspect install intend invent invoke join judge jump
 keep kill know label lack last launch lead learn lease leave let lie like limit link list listen live load lock log look
@@ -71,7 +73,7 @@ if when whenever while where wherever what whatever who whoever which whichever 
 RELATIVES = {"that", "which", "who", "whose"}
 # Behind these a form of a verb is a noun or an infinitive.
 NOUN_BEHIND = set("""
-a an the this these those its their his her our your my no each every any some another either neither both all such
+a an the this these those its their his her our your my no each every any some another either neither such
 of in on at by for with without from into onto over under between beside during through to per via
 than as like about against beyond
 one two three four five six seven eight nine ten first second third last next same other own new old only-a
@@ -119,18 +121,20 @@ def verbs(words):
             if before is None:
                 if not word.endswith("s") or word in BASE:
                     found.append(place)  # the imperative
-            elif before not in NOUN_BEHIND:
+            elif before not in NOUN_BEHIND or before == "one" and words[place - 2:place - 1] in (["another"], ["this"], ["new"]):
                 found.append(place)
     return found
 
 
 def verdict(sentence):
     """Why a sentence is refused, or None."""
-    words = [w.lower() for w in re.findall(r"[A-Za-z][A-Za-z-]*(?=['’]t\b)|[A-Za-z][A-Za-z-]*", sentence)]
+    words = [w.lower() for w in re.findall(r"[A-Za-z][A-Za-z-]*|[,;:()–—]", sentence)]
     count = len(re.findall(r"\S*\w\S*", sentence))
     if count > WORDS:
         return f"{count} words, {WORDS} at most: make two sentences of it"
-    if not [word for word in words if word not in ("x", "rl", "and", "to", "or")]:
+    while words and not words[0].isalpha() and "-" not in words[0]:
+        words.pop(0)
+    if not [word for word in words if word[0].isalpha() and word not in ("x", "rl", "and", "to", "or")]:
         return None  # codes and numbers: a list
     found = verbs(words)
     if not found:
@@ -138,7 +142,7 @@ def verdict(sentence):
     question = sentence.rstrip("*_)\"”").endswith("?")
     behind = any(word in RELATIVES and (word != "that" or words[place] not in NOUN_BEHIND)
                  for place, word in enumerate(words[1:found[0]]))
-    opener = words[0] in OPENERS and not question
+    opener = words[0] in OPENERS and words[1:2] != ["then"] and not question
     if (behind or opener) and len(found) < 2:
         return "only the verb of a part of it: the sentence itself has none"
     return None
@@ -232,6 +236,31 @@ def docs(files, allowed):
         yield f"{ALLOW}: nothing needs this line any more: {sentence}"
 
 
+TOP = r"(?:src|schema|migrations|docs|scripts|tests|examples|charts|manifests|monitoring|clients)"
+
+
+def named(files):
+    """What the documents name and is not there."""
+    for file in files:
+        with open(file, encoding="utf-8") as opened:
+            lines = opened.read().split("\n")
+        folder = os.path.dirname(file)
+        for number, line in enumerate(lines, 1):
+            for link in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", line):
+                if not os.path.exists(os.path.join(folder, link)):
+                    yield f"{file}:{number}: links to {link}, which is not there"
+            for path in re.findall(rf"`({TOP}/[\w./-]*)`", line):
+                if not os.path.exists(path) and not os.path.exists(os.path.join(folder, path)):
+                    yield f"{file}:{number}: names {path}, which is not there"
+        for path, names in re.findall(r"`((?:src|schema)/[\w./-]+)`, ((?:`[\w:]+`(?:, | and )?)+)", "\n".join(lines)):
+            if os.path.isfile(path):
+                with open(path, encoding="utf-8") as opened:
+                    text = opened.read()
+                for name in re.findall(r"(\w+)`", names):
+                    if not re.search(rf"\b{name}\b", text):
+                        yield f"{file}: says that {name} is in {path}, where it is not"
+
+
 def source(files):
     for file in files:
         with open(file, encoding="utf-8") as opened:
@@ -250,7 +279,8 @@ class Tests(unittest.TestCase):
     def test_sentences_with_a_verb_pass(self):
         for sentence in ("A worker claims jobs.", "Jobs run.", "Run it again.", "It must not.", "Who may create Pods may mount X.",
                          "A worker that lost its lease is refused.", "If the lease ends, the job stops.", "Is it there?",
-                         "Which of them may go?", "The queue isn't paused.", "Nobody works it.", "X refuses it.", "For that, the job ends.", "The values below use it.", "RL010 to RL012, and X."):
+                         "Which of them may go?", "The queue isn't paused.", "Nobody works it.", "X refuses it.", "For that, the job ends.", "If you are new, read it.", "If it ends, another one takes over.", "Until then it waits.",
+                          "The values below use it.", "RL010 to RL012, and X."):
             self.assertIsNone(verdict(sentence), sentence)
 
     def test_sentences_without_one_do_not(self):
@@ -286,7 +316,8 @@ def main():
             allowed = {line.strip() for line in opened if line.strip() and not line.startswith("#")}
     found = []
     if "--docs" in which:
-        found += docs([file for file in files if not file.endswith(".rs")], allowed)
+        documents = [file for file in files if not file.endswith(".rs")]
+        found += [*docs(documents, allowed), *named(documents)]
     if "--src" in which:
         found += source([file for file in files if file.endswith(".rs")])
     for line in found:
