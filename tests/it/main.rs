@@ -5,6 +5,7 @@
 mod api;
 mod bad_input;
 mod cli;
+mod connection_strings;
 mod controller_away;
 mod controller_catalog;
 mod controller_faults;
