@@ -164,6 +164,9 @@ impl Error {
             Error::Config(text) => Error::Config(text.clone()),
             Error::Tls(text) => Error::Tls(text.clone()),
             Error::Pool(text) => Error::Pool(text.clone()),
+            Error::Login { code, message, file } => {
+                Error::Login { code: code.clone(), message: message.clone(), file: file.clone() }
+            }
             Error::Database(_) if self.is_transient() => Error::Pool(self.to_string()),
             Error::Database(_) | Error::Json { .. } => Error::Refused {
                 code: self.code().unwrap_or("XX000").to_owned(),
