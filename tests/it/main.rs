@@ -10,6 +10,8 @@ mod bad_input;
 #[cfg(feature = "cli")]
 mod cli;
 #[cfg(feature = "cli")]
+mod connection_strings;
+#[cfg(feature = "cli")]
 mod controller_away;
 #[cfg(feature = "cli")]
 mod controller_catalog;
