@@ -104,7 +104,7 @@ async fn a_worker_that_alone_is_cut_off_ends_its_jobs_before_another_begins_them
     let mut scene = Scene::new(&[]).await;
     let tries = count_of(4, 50);
     let ticks = tempfile::tempdir().unwrap();
-    scene.fleet = Fleet::new(&scene.db.url, &["--lease", "2s", "--concurrency", "6", "--poll", "100ms"])
+    scene.fleet = Fleet::new(&scene.db.url, &["--lease", "2s", "--concurrency", "4", "--poll", "100ms"])
         .with("CHAOS_TICKS", ticks.path().to_str().unwrap());
     let mut proxies = Vec::new();
     for _ in 0..3 {
