@@ -5,8 +5,7 @@
 //! `enqueue --wait`, and `jobs list` as JSON or YAML).
 
 use std::{
-    io::{Read as _, Write as _},
-    net::TcpStream,
+    io::Write as _,
     os::unix::process::CommandExt as _,
     process::{Command, Stdio},
     sync::{
@@ -19,7 +18,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::{
-    fleet::{Fleet, turn, until},
+    fleet::{Fleet, get, turn, until},
     support::{Db, database},
     work::{put_type, shell},
 };
@@ -119,23 +118,10 @@ fn command(db: &Db, args: &[&str], stdin: &str) -> Vec<u8> {
 
 /// What the program that was the `nth` to serve in a fleet exports, as soon as it is about the jobs that failed here.
 async fn metrics(fleet: &Fleet, nth: usize) -> String {
-    let served = || {
-        let log = std::fs::read_to_string(fleet.log()).unwrap();
-        let serving = log.lines().filter(|line| line.contains("serving /livez"));
-        let addresses = serving.filter_map(|line| Some(line.split("address=").nth(1)?.split(' ').next()?.to_owned()));
-        addresses.collect::<Vec<_>>().get(nth).and_then(|address| export(address).ok()).unwrap_or_default()
-    };
+    let served = || fleet.addresses().get(nth).and_then(|address| get(address, "/metrics").ok()).unwrap_or_default();
     let whole = |text: &str| text.contains(" 200 OK") && text.contains(r#"reason="timeout""#);
     until("metrics are served", || std::future::ready(whole(&served()))).await;
     served()
-}
-
-fn export(address: &str) -> std::io::Result<String> {
-    let mut stream = TcpStream::connect(address)?;
-    stream.write_all(b"GET /metrics HTTP/1.0\r\nHost: rowlock\r\nConnection: close\r\n\r\n")?;
-    let mut text = String::new();
-    stream.read_to_string(&mut text)?;
-    Ok(text)
 }
 
 fn refused(secret: &str) -> String {

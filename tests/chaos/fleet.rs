@@ -2,6 +2,8 @@
 
 use std::{
     fs::File,
+    io::{Read as _, Write as _},
+    net::TcpStream,
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::{Child, Command, ExitStatus, Stdio},
@@ -191,6 +193,13 @@ impl Fleet {
         self.dir.path().join("stderr")
     }
 
+    /// Where they serve HTTP, in the order in which they began to.
+    pub fn addresses(&self) -> Vec<String> {
+        let log = std::fs::read_to_string(self.log()).unwrap_or_default();
+        let serving = log.lines().filter(|line| line.contains("serving /livez"));
+        serving.filter_map(|line| Some(line.split("address=").nth(1)?.split(' ').next()?.to_owned())).collect()
+    }
+
     /// The last error that ended one of them.
     pub fn last_error(&self) -> String {
         let log = std::fs::read_to_string(self.log()).unwrap();
@@ -200,6 +209,15 @@ impl Fleet {
     /// How often they said so.
     pub fn said(&self, what: &str) -> usize {
         std::fs::read_to_string(self.log()).unwrap().matches(what).count()
+    }
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.dir.disable_cleanup(true);
+            eprintln!("what the processes wrote is in {}", self.log().display());
+        }
     }
 }
 
@@ -232,6 +250,16 @@ impl Drop for Worker {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// What is answered to an HTTP request, head and body.
+pub fn get(address: &str, path: &str) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(address)?;
+    let request = format!("GET {path} HTTP/1.0\r\nHost: rowlock\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes())?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    Ok(text)
 }
 
 /// The processes whose environment has this entry.

@@ -56,6 +56,13 @@ impl Hands {
         Hands { tasks, end }
     }
 
+    /// Ends the test if one of them has panicked.
+    pub fn look(&mut self) {
+        while let Some(ended) = self.tasks.try_join_next() {
+            ended.unwrap();
+        }
+    }
+
     /// Answers how many words were refused, of jobs that a hand held.
     pub async fn stop(self) -> usize {
         self.end.cancel();

@@ -62,13 +62,24 @@ def note(what, job, lease):
     ledger.run("INSERT INTO line (what, job, lease, worker, at) VALUES ('%s', '%s', '%s', %d, %d)" % row)
 
 
+def run(job, lease, seconds):
+    """Sleeps. If somebody wants to know until when this run lived, a file's time says so."""
+    end = time.monotonic() + seconds
+    while ticks and time.monotonic() < end:
+        with open("%s/%s-%s" % (ticks, lease.replace("/", "-"), job), "w") as file:
+            file.write("alive")
+        time.sleep(0.01)
+    time.sleep(max(0, end - time.monotonic()))
+
+
+ticks = os.environ.get("CHAOS_TICKS")
 ledger = Postgres(int(sys.argv[1]), sys.argv[2], sys.argv[3])
 for line in sys.stdin:
     if line.startswith('{"cancel"'):
         continue
     job, lease = text(line, "job_id"), text(line, "lease")
     note("begin", job, lease)
-    time.sleep(number(line, "ms") / 1000)
+    run(job, lease, number(line, "ms") / 1000)
     if number(line, "attempt") < number(line, "again"):
         note("again", job, lease)
         print('{"job_id": "%s", "ok": false, "error": "again"}' % job, flush=True)

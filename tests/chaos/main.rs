@@ -16,6 +16,8 @@ mod freezes;
 mod hand;
 mod kills;
 mod ledger;
+mod outages;
+mod poison;
 #[path = "../it/pooler.rs"]
 mod pooler;
 mod postgres;
@@ -26,6 +28,7 @@ mod proxy;
 mod replies;
 mod scene;
 mod server;
+mod starts;
 mod states;
 #[path = "../it/support.rs"]
 #[allow(dead_code, reason = "shared with the other tests, which use more of it")]

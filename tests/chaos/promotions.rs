@@ -20,14 +20,14 @@ const WORKERS: usize = 3;
 const AGAIN: Duration = Duration::from_secs(2);
 
 /// A primary and its standby. A commit is on both before it is acknowledged.
-struct Pair {
-    primary: Server,
-    standby: Server,
+pub struct Pair {
+    pub primary: Server,
+    pub standby: Server,
 }
 
 impl Pair {
     /// The standby's port is a free one if none is given.
-    async fn of(primary: Server, port: Option<u16>) -> Pair {
+    pub async fn of(primary: Server, port: Option<u16>) -> Pair {
         let standby = Server::standby_of(&primary, port).await;
         let db = primary.db().await;
         db.run("ALTER SYSTEM SET synchronous_standby_names = '*'").await;
@@ -38,7 +38,7 @@ impl Pair {
     }
 
     /// The URL that names both, in one order or the other.
-    fn url(&self, standby_first: bool) -> String {
+    pub fn url(&self, standby_first: bool) -> String {
         let (mut first, mut second) = (self.primary.port(), self.standby.port());
         if standby_first {
             std::mem::swap(&mut first, &mut second);

@@ -186,7 +186,7 @@ async fn jobs_worked_by_hand_are_with_nobody_no_longer_when_answers_are_lost() {
         queues.push(q);
     }
     let started = Instant::now();
-    let hands = Hands::start(queues, &scene.db, &scene.ledger).await;
+    let mut hands = Hands::start(queues, &scene.db, &scene.ledger).await;
     while !ways.are_calm() {
         assert!(started.elapsed() < LIMIT, "the storm does not end: {:?}", ways.storms);
         let waiting: i64 = scene.db.one("SELECT count(*) FROM rowlock.ready", &[]).await;
@@ -194,6 +194,7 @@ async fn jobs_worked_by_hand_are_with_nobody_no_longer_when_answers_are_lost() {
             scene.enqueue_mixed(200, 100).await;
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
+        hands.look();
     }
     let (took, cuts) = (started.elapsed(), ways.calm());
     drained(&scene.db).await;
