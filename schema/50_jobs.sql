@@ -71,107 +71,80 @@ COMMENT ON VIEW rowlock.jobs IS
 'All jobs. For one job use rowlock.get_job(id), for a page of them rowlock.list_jobs: both stay fast at any depth; this
 view reads what it is asked to.';
 
-CREATE OR REPLACE FUNCTION rowlock.get_job(id uuid) RETURNS SETOF rowlock.jobs
-LANGUAGE plpgsql STABLE ROWS 1 SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp
+CREATE OR REPLACE FUNCTION rowlock.hidden_columns() RETURNS text[]
+LANGUAGE sql STABLE SET search_path = pg_catalog, rowlock, pg_temp AS $$
+  -- A function that runs as its owner asks for its caller: the role that was set, or the one that logged in.
+  SELECT ARRAY(SELECT c FROM unnest('{payload, result, headers, progress}'::text[]) c
+                WHERE NOT has_column_privilege(r.caller, 'rowlock.jobs', c, 'SELECT'))
+    FROM (SELECT CASE current_setting('role') WHEN 'none' THEN session_user ELSE current_setting('role')::name END) r(caller)
+$$;
+COMMENT ON FUNCTION rowlock.hidden_columns IS
+'The columns of view jobs that the caller may not read, of those that carry what a job carries. Internal.';
+
+CREATE OR REPLACE FUNCTION rowlock.hide(job rowlock.jobs, columns text[]) RETURNS rowlock.jobs
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, rowlock, pg_temp AS $$
+BEGIN
+  IF columns = '{}' THEN RETURN job; END IF;
+  IF 'payload' = ANY (columns) THEN job.payload := NULL; END IF;
+  IF 'result' = ANY (columns) THEN job.result := NULL; END IF;
+  IF 'headers' = ANY (columns) THEN job.headers := NULL; END IF;
+  IF 'progress' = ANY (columns) THEN job.progress := NULL; END IF;
+  RETURN job;
+END $$;
+COMMENT ON FUNCTION rowlock.hide IS 'A job without these columns. Internal.';
+
+CREATE OR REPLACE FUNCTION rowlock.find_job(id uuid) RETURNS SETOF rowlock.jobs
+LANGUAGE plpgsql STABLE ROWS 1 SET search_path = pg_catalog, rowlock, pg_temp
   SET plan_cache_mode = force_generic_plan SET jit = off SET enable_seqscan = off AS $$
 #variable_conflict use_column
 DECLARE
-  v_place record := id_place(get_job.id);
+  v_place record := id_place(find_job.id);
 BEGIN
   -- STABLE: every statement sees the caller's snapshot, in which a job is in exactly one place.
   RETURN QUERY
   SELECT j.* FROM ready a JOIN queue q ON q.id = a.queue CROSS JOIN LATERAL ready_job(a, q.name) j
-   WHERE a.queue = v_place.queue AND a.rank = v_place.rank AND a.pos = v_place.pos AND a.id = get_job.id
+   WHERE a.queue = v_place.queue AND a.rank = v_place.rank AND a.pos = v_place.pos AND a.id = find_job.id
      AND NOT a.moved
   UNION ALL
   SELECT j.* FROM ready a JOIN queue q ON q.id = a.queue CROSS JOIN LATERAL ready_job(a, q.name) j
-   WHERE a.id = get_job.id AND a.moved
+   WHERE a.id = find_job.id AND a.moved
   UNION ALL
   SELECT j.* FROM scheduled a JOIN queue q ON q.id = a.queue CROSS JOIN LATERAL scheduled_job(a, q.name) j
-   WHERE a.id = get_job.id;
+   WHERE a.id = find_job.id;
   IF FOUND THEN RETURN; END IF;
   RETURN QUERY
   SELECT j.* FROM history h JOIN queue q ON q.id = h.queue CROSS JOIN LATERAL ended_job(h, q.name) j
-   WHERE h.id = get_job.id;
+   WHERE h.id = find_job.id;
   IF FOUND THEN RETURN; END IF;
   RETURN QUERY
   SELECT j.* FROM lease l CROSS JOIN LATERAL unnest(l.jobs) t JOIN queue q ON q.id = t.queue
     LEFT JOIN worker w ON w.id = l.worker
     CROSS JOIN LATERAL running_job(t, q.name, w.name, l.claimed_at, l.progress) j
-   WHERE t.id = get_job.id AND t.id <> ALL (l.done);
+   WHERE t.id = find_job.id AND t.id <> ALL (l.done);
+END $$;
+COMMENT ON FUNCTION rowlock.find_job IS
+'One job, or no row. Finds a waiting job by the place its id names, an ended one by index; only a running one is
+searched for, among what runs. Internal.';
+
+CREATE OR REPLACE FUNCTION rowlock.get_job(id uuid) RETURNS SETOF rowlock.jobs
+LANGUAGE plpgsql STABLE ROWS 1 SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp AS $$
+#variable_conflict use_variable
+DECLARE
+  v_job rowlock.jobs;
+BEGIN
+  SELECT * INTO v_job FROM find_job(id);
+  IF FOUND THEN RETURN NEXT hide(v_job, hidden_columns()); END IF;
 END $$;
 COMMENT ON FUNCTION rowlock.get_job IS
-'One job, or no row. Finds a waiting job by the place its id names, an ended one by index; only a running one is
-searched for, among what runs. SQLSTATEs: none. Locks: none.';
+'One job, or no row. Columns that the caller may not read in view jobs are null. SQLSTATEs: none. Locks: none.';
 
 CREATE OR REPLACE FUNCTION rowlock.job_status(id uuid)
 RETURNS TABLE (status text, attempts int2, finished_at timestamptz, result jsonb)
 LANGUAGE plpgsql STABLE ROWS 1 SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp AS $$
 #variable_conflict use_column
 BEGIN
-  RETURN QUERY SELECT j.status, j.attempts, j.finished_at, j.result FROM get_job(job_status.id) j;
+  RETURN QUERY SELECT j.status, j.attempts, j.finished_at, j.result FROM find_job(job_status.id) j;
 END $$;
 COMMENT ON FUNCTION rowlock.job_status IS
 'How a job is, for whoever knows its id: one row, or none for a job that is unknown or forgotten. SQLSTATEs: none.
 Locks: none.';
-
-CREATE OR REPLACE FUNCTION rowlock.list_jobs(status text DEFAULT NULL, queue text DEFAULT NULL,
-  type text DEFAULT NULL, max int DEFAULT 50)
-RETURNS SETOF rowlock.jobs
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp AS $$
-#variable_conflict use_column
-DECLARE
-  v_left  int := coalesce(list_jobs.max, 50);
-  v_queue int4 := (SELECT q.id FROM queue q WHERE q.name = list_jobs.queue);
-  v_n     int;
-BEGIN
-  IF list_jobs.status NOT IN ('pending', 'running', 'completed', 'failed', 'cancelled') THEN
-    PERFORM refuse('RL012', format('status: expected pending, running, completed, failed or cancelled, got %s',
-      left(list_jobs.status, 64)));
-  END IF;
-  IF v_left < 0 OR v_left > 10000 THEN
-    PERFORM refuse('RL021', format('max: expected 0 to 10000, got %s', v_left));
-  END IF;
-  IF list_jobs.queue IS NOT NULL AND v_queue IS NULL THEN RETURN; END IF;
-  IF list_jobs.status IS NULL OR list_jobs.status = 'running' THEN
-    RETURN QUERY SELECT j.* FROM jobs j WHERE j.status = 'running'
-       AND (list_jobs.queue IS NULL OR j.queue = list_jobs.queue)
-       AND (list_jobs.type IS NULL OR j.type = list_jobs.type)
-     ORDER BY j.started_at, j.id LIMIT v_left;
-    GET DIAGNOSTICS v_n = ROW_COUNT; v_left := v_left - v_n;
-  END IF;
-  IF list_jobs.status IS NULL OR list_jobs.status = 'pending' THEN
-    -- Lane by lane, each no further than the page.
-    RETURN QUERY
-    SELECT j.* FROM (SELECT DISTINCT l.queue, l.rank FROM lane l WHERE v_queue IS NULL OR l.queue = v_queue) a
-      JOIN queue q ON q.id = a.queue
-      CROSS JOIN LATERAL (
-        SELECT n AS job, n.pos FROM ready n
-         WHERE n.queue = a.queue AND n.rank = a.rank AND (list_jobs.type IS NULL OR n.type = list_jobs.type)
-         ORDER BY n.pos LIMIT v_left) r
-      CROSS JOIN LATERAL ready_job(r.job, q.name) j
-     ORDER BY a.rank, r.pos LIMIT v_left;
-    GET DIAGNOSTICS v_n = ROW_COUNT; v_left := v_left - v_n;
-    RETURN QUERY
-    SELECT j.* FROM scheduled s JOIN queue q ON q.id = s.queue CROSS JOIN LATERAL scheduled_job(s, q.name) j
-     WHERE (v_queue IS NULL OR s.queue = v_queue) AND (list_jobs.type IS NULL OR s.type = list_jobs.type)
-     ORDER BY s.execute_at, s.pos LIMIT v_left;
-    GET DIAGNOSTICS v_n = ROW_COUNT; v_left := v_left - v_n;
-  END IF;
-  IF list_jobs.status IS NULL OR list_jobs.status IN ('completed', 'failed', 'cancelled') THEN
-    RETURN QUERY
-    SELECT j.* FROM (VALUES ('completed'), ('failed'), ('cancelled')) s(status)
-      CROSS JOIN LATERAL (
-        SELECT n AS job, n.queue FROM history n
-         WHERE n.status = s.status AND (list_jobs.type IS NULL OR n.type = list_jobs.type)
-           AND (v_queue IS NULL OR n.queue = v_queue)
-         ORDER BY n.finished_at DESC LIMIT v_left) h
-      JOIN queue q ON q.id = h.queue
-      CROSS JOIN LATERAL ended_job(h.job, q.name) j
-     WHERE list_jobs.status IS NULL OR s.status = list_jobs.status
-     ORDER BY j.finished_at DESC, j.id LIMIT v_left;
-  END IF;
-END $$;
-COMMENT ON FUNCTION rowlock.list_jobs IS
-'A page of jobs: running by start, pending in claim order (then those for later, by time), ended newest first. Reads
-about a page per priority in use. SQLSTATEs: RL012, RL021. Locks: none.';

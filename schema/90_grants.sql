@@ -68,9 +68,11 @@ BEGIN
         -- A worker serves metrics over its own connection; rowlock_reader is for whoever serves nothing else.
         ('{rowlock_worker, rowlock_reader, rowlock_admin}',
          '{metrics_v1}'),
+        ('{rowlock_reader, rowlock_admin}',
+         '{get_job, list_jobs, counts}'),
         ('{rowlock_admin}',
          '{enqueue_batch_v1,
-           cancel, retry, get_job, list_jobs, pause_queue, resume_queue, configure_queue, demand,
+           cancel, retry, pause_queue, resume_queue, configure_queue, demand,
            put_job_type, sync_catalog_v1, catalog_sources_v1,
            put_schedule, enable_schedule, disable_schedule, remove_schedule, run_schedule,
            lead_v1, resign_v1, observe_v1, subscribe_queues_v1, record_decisions_v1, drain_v1, confirm_drained_v1, end_replicas_v1,

@@ -53,7 +53,7 @@ pub const TEXTS: &[Text] = texts![
     "20_enqueue" "21_enqueue_batch"
     "30_claim" "31_settle" "32_complete" "33_fail" "34_release"
     "40_worker"
-    "50_jobs" "51_queues" "52_workers" "55_admin"
+    "50_jobs" "51_queues" "52_workers" "53_list" "55_admin"
     "60_maintenance"
     "70_controller" "71_schedules" "72_catalog"
     "80_metrics"

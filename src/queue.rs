@@ -1,9 +1,9 @@
-//! The client. Its rooms: `enqueue` in, `look` at jobs and steer them, `manual`: jobs worked by hand,
+//! The client. Its rooms: `enqueue` in, `admin`: look at jobs and steer them, `manual`: jobs worked by hand,
 //! which `manual_worker` carries out.
 
+mod admin;
 mod builder;
 mod enqueue;
-mod look;
 mod manual;
 mod manual_worker;
 
@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use deadpool_postgres::Pool;
 use tokio::sync::{OnceCell, mpsc};
 
-pub use self::{builder::Enqueue, look::ListFilter};
+pub use self::{admin::ListFilter, builder::Enqueue};
 use crate::{
     Error, Session, SessionOptions, Target,
     migrate::{self, Applied, MigrationStatus},

@@ -178,7 +178,9 @@ async fn steer(
 
 async fn find(queue: &JobQueue, filter: &Filter, limit: i32) -> Result<Vec<Job>, crate::Error> {
     let filter = filter.clone();
-    queue.list(&ListFilter { status: filter.status, queue: filter.queue, job_type: filter.job_type, limit }).await
+    queue
+        .list(&ListFilter { status: filter.status, queue: filter.queue, job_type: filter.job_type, limit, after: None })
+        .await
 }
 
 /// The most jobs that one bulk command takes.

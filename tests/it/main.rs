@@ -36,6 +36,7 @@ mod jobs;
 #[cfg(feature = "cli")]
 mod launch_contract;
 mod life;
+mod lists;
 #[cfg(feature = "cli")]
 mod local_postgres;
 mod manual;

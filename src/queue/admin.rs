@@ -1,12 +1,15 @@
-//! What there is, and steering it. The one file that calls the admin's SQL.
+//! Looking at jobs and steering them. Only this file calls the reader's and the admin's SQL.
 
 use std::time::Duration;
 
-use tokio_postgres::types::Type;
+use tokio_postgres::{GenericClient, IsolationLevel, types::Type};
 use uuid::Uuid;
 
 use super::JobQueue;
 use crate::{Error, Job, Status};
+
+/// Jobs in the largest page there is.
+const LARGEST_PAGE: i32 = 10_000;
 
 /// Which jobs [`JobQueue::list`] answers.
 #[derive(Debug, Clone)]
@@ -19,11 +22,13 @@ pub struct ListFilter {
     pub job_type: Option<String>,
     /// At most so many, up to 10,000.
     pub limit: i32,
+    /// Only those after this job: the last one of the page before.
+    pub after: Option<Uuid>,
 }
 
 impl Default for ListFilter {
     fn default() -> Self {
-        ListFilter { status: None, queue: None, job_type: None, limit: 50 }
+        ListFilter { status: None, queue: None, job_type: None, limit: 50, after: None }
     }
 }
 impl JobQueue {
@@ -59,19 +64,7 @@ impl JobQueue {
     /// # Ok(()) }
     /// ```
     pub async fn list(&self, filter: &ListFilter) -> Result<Vec<Job>, Error> {
-        let client = self.shared.pool.get().await?;
-        let rows = client
-            .query_typed(
-                "SELECT * FROM rowlock.list_jobs($1, $2, $3, $4)",
-                &[
-                    (&filter.status.map(Status::as_str), Type::TEXT),
-                    (&filter.queue, Type::TEXT),
-                    (&filter.job_type, Type::TEXT),
-                    (&filter.limit, Type::INT4),
-                ],
-            )
-            .await?;
-        rows.iter().map(Job::from_row).collect()
+        page(&**self.shared.pool.get().await?, filter).await
     }
 
     /// Jobs by status, at most `limit`.
@@ -89,7 +82,7 @@ impl JobQueue {
         self.list(&ListFilter { status, limit, ..Default::default() }).await
     }
 
-    /// Pending jobs in claim order, up to 10,000.
+    /// All pending jobs in the order of claim.
     ///
     /// # Errors
     /// [`Error::Database`].
@@ -100,10 +93,10 @@ impl JobQueue {
     /// # Ok(()) }
     /// ```
     pub async fn get_pending_jobs(&self) -> Result<Vec<Job>, Error> {
-        self.list_jobs(Some(Status::Pending), 10_000).await
+        self.all(Status::Pending).await
     }
 
-    /// Running jobs by start, up to 10,000.
+    /// All running jobs by start.
     ///
     /// # Errors
     /// [`Error::Database`].
@@ -116,7 +109,7 @@ impl JobQueue {
     /// # Ok(()) }
     /// ```
     pub async fn get_running_jobs(&self) -> Result<Vec<Job>, Error> {
-        self.list_jobs(Some(Status::Running), 10_000).await
+        self.all(Status::Running).await
     }
 
     /// Completed jobs, newest first.
@@ -133,7 +126,7 @@ impl JobQueue {
         self.list_jobs(Some(Status::Completed), limit).await
     }
 
-    /// Failed jobs, newest first, up to 10,000.
+    /// All failed jobs, newest first.
     ///
     /// # Errors
     /// [`Error::Database`].
@@ -146,7 +139,45 @@ impl JobQueue {
     /// # Ok(()) }
     /// ```
     pub async fn get_failed_jobs(&self) -> Result<Vec<Job>, Error> {
-        self.list_jobs(Some(Status::Failed), 10_000).await
+        self.all(Status::Failed).await
+    }
+
+    /// All jobs of a status, page by page.
+    async fn all(&self, status: Status) -> Result<Vec<Job>, Error> {
+        let mut client = self.shared.pool.get().await?;
+        // One snapshot: no job moves between two pages.
+        let snapshot =
+            client.build_transaction().isolation_level(IsolationLevel::RepeatableRead).read_only(true).start().await?;
+        let mut filter = ListFilter { status: Some(status), limit: LARGEST_PAGE, ..ListFilter::default() };
+        let mut all = Vec::new();
+        loop {
+            let jobs = page(&*snapshot, &filter).await?;
+            filter.after = jobs.last().map(|job| job.id);
+            let is_last = jobs.len() < filter.limit as usize;
+            all.extend(jobs);
+            if is_last {
+                snapshot.commit().await?;
+                return Ok(all);
+            }
+        }
+    }
+
+    /// How many jobs there are by status, from running totals. Those that ended are counted since the installation.
+    ///
+    /// # Errors
+    /// [`Error::Database`].
+    ///
+    /// ```no_run
+    /// # async fn f(queue: rowlock::JobQueue) -> Result<(), rowlock::Error> {
+    /// for (status, jobs) in queue.counts().await? {
+    ///     println!("{jobs} {}", status.as_str());
+    /// }
+    /// # Ok(()) }
+    /// ```
+    pub async fn counts(&self) -> Result<Vec<(Status, i64)>, Error> {
+        let client = self.shared.pool.get().await?;
+        let rows = client.query_typed("SELECT status, jobs FROM rowlock.counts()", &[]).await?;
+        rows.iter().map(|row| Ok((row.try_get::<_, &str>(0)?.parse()?, row.try_get(1)?))).collect()
     }
 
     /// Cancels a job and answers its status now; [`Status::Running`] means that its worker was told.
@@ -207,4 +238,20 @@ impl JobQueue {
         self.shared.pool.get().await?.query_typed("SELECT rowlock.resume_queue($1)", &[(&queue, Type::TEXT)]).await?;
         Ok(())
     }
+}
+
+async fn page(client: &impl GenericClient, filter: &ListFilter) -> Result<Vec<Job>, Error> {
+    let rows = client
+        .query_typed(
+            "SELECT * FROM rowlock.list_jobs($1, $2, $3, $4, $5)",
+            &[
+                (&filter.status.map(Status::as_str), Type::TEXT),
+                (&filter.queue, Type::TEXT),
+                (&filter.job_type, Type::TEXT),
+                (&filter.limit, Type::INT4),
+                (&filter.after, Type::UUID),
+            ],
+        )
+        .await?;
+    rows.iter().map(Job::from_row).collect()
 }
