@@ -17,6 +17,7 @@ mod decide_always;
 mod exactly_once;
 mod http;
 mod launch_contract;
+mod least_roles;
 mod life;
 mod local_postgres;
 mod manual;
