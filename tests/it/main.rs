@@ -14,6 +14,7 @@ mod controller_scale;
 mod controller_schedule;
 mod decide;
 mod decide_always;
+mod doctor;
 mod exactly_once;
 mod http;
 mod launch_contract;
