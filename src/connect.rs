@@ -3,7 +3,7 @@
 //!
 //! - `text`, `dialect`: the grammar; what ORMs write. `settings`, `files`: libpq's options from the string, a service
 //!   and the environment; the service file and the password file.
-//! - `plan`, `protection`: which servers, as whom, with how much TLS. `tls`: the same by rustls.
+//! - `plan`, `protection`: which servers, as whom, with how much TLS. `tls`, `stream`: the same by rustls.
 //! - `dial`: a connection.
 
 #[cfg(test)]
@@ -15,6 +15,7 @@ mod files;
 mod plan;
 mod protection;
 mod settings;
+mod stream;
 mod text;
 mod tls;
 
@@ -32,17 +33,17 @@ use std::{
 
 use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
 use tokio::task::JoinHandle;
-use tokio_postgres::{Client, Socket, tls::MakeTlsConnect};
-use tokio_postgres_rustls::MakeRustlsConnect;
+use tokio_postgres::{Client, Socket};
 
 use self::{
     plan::{Place, Plan},
     settings::Surroundings,
+    stream::Tls,
 };
 use crate::Error;
 
 /// A connection that its owner polls.
-pub type Connection = tokio_postgres::Connection<Socket, <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream>;
+pub type Connection = tokio_postgres::Connection<Socket, stream::TlsStream>;
 
 /// Where the database is and how to speak to it, understood once. What comes from files is read anew when it matters:
 /// the password file and the file of a connection string for each connection, certificates after they were refused.
@@ -64,7 +65,7 @@ enum Source {
 struct Ready {
     text: String,
     plan: Plan,
-    tls: MakeRustlsConnect,
+    tls: Tls,
     /// Something in it was refused: the files behind it may have changed.
     is_stale: AtomicBool,
 }
@@ -75,7 +76,7 @@ impl Ready {
         if let Some(address) = by {
             plan.redirect(address);
         }
-        let tls = MakeRustlsConnect::new(tls::client_config(&plan.tls, plan.direct)?);
+        let tls = Tls(Arc::new(tls::client_config(&plan.tls, plan.direct)?));
         Ok(Ready { text, plan, tls, is_stale: AtomicBool::new(false) })
     }
 }
@@ -224,8 +225,14 @@ impl Source {
     fn text(&self) -> Result<String, Error> {
         match self {
             Source::Text(text) => Ok(text.clone()),
-            Source::File(file) => fs::read_to_string(file)
-                .map_err(|e| Error::Config(format!("the file of the connection string: {}: {e}", file.display()))),
+            Source::File(file) => {
+                let wrong = |e: &dyn std::fmt::Display| {
+                    Error::Config(format!("the file of the connection string: {}: {e}", file.display()))
+                };
+                let text = fs::read_to_string(file).map_err(|e| wrong(&e))?;
+                // It would mean the socket of this machine, which nobody means who has a file.
+                if text.trim().is_empty() { Err(wrong(&"it is empty")) } else { Ok(text) }
+            }
         }
     }
 }

@@ -24,6 +24,10 @@ pub(super) struct Args {
     /// The database; by default DATABASE_URL.
     #[arg(long, global = true, env = "ROWLOCK_DATABASE_URL", hide_env_values = true, value_name = "URL")]
     pub database_url: Option<String>,
+    /// A file with that URL, such as a mounted Secret: it is read again for each connection, so that a new password
+    /// needs no restart. By default DATABASE_URL_FILE.
+    #[arg(long, global = true, env = "ROWLOCK_DATABASE_URL_FILE", value_name = "FILE")]
+    pub database_url_file: Option<PathBuf>,
     /// How to print.
     #[arg(short, long, global = true, env = "ROWLOCK_OUTPUT", default_value = "table")]
     pub output: Format,

@@ -17,6 +17,9 @@ pub(super) enum Exit {
     /// 4: it was refused.
     #[error("{0}")]
     Refused(String),
+    /// 1: a right is missing; the text says who has it.
+    #[error("{0}")]
+    Denied(String),
     /// 124: the wait was over first.
     #[error("{0}")]
     TimedOut(String),
@@ -37,6 +40,11 @@ pub(super) fn code(error: &anyhow::Error) -> u8 {
     }
 }
 
+/// Whether the database refused it for want of a right.
+pub(super) fn is_denied(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<Error>().is_some_and(|e| e.code() == Some("42501"))
+}
+
 /// The whole error in one line, or none if all was said.
 pub(super) fn explain(error: &anyhow::Error) -> Option<String> {
     if let Some(Exit::Failed) = error.downcast_ref() {
@@ -50,9 +58,6 @@ pub(super) fn explain(error: &anyhow::Error) -> Option<String> {
         }
     }
     let advice = match error.downcast_ref::<Error>() {
-        Some(e @ Error::Database(_)) if e.code() == Some("42501") => {
-            ". Connect as a member of rowlock_admin, or have that role granted to this user"
-        }
         Some(e @ (Error::Database(_) | Error::Pool(_))) if e.code().is_none() => {
             ". Check that the server runs and that the database URL is right"
         }

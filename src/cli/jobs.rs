@@ -1,8 +1,12 @@
 //! `rowlock enqueue` and `rowlock jobs`.
 
-use std::{io::Read, time::Instant};
+use std::{
+    io::Read,
+    time::{Duration, Instant},
+};
 
 use serde_json::value::RawValue;
+use tokio_postgres::types::Type;
 use uuid::Uuid;
 
 use super::{
@@ -10,7 +14,7 @@ use super::{
     exit::{self, Exit},
     output::{self, Output, Table},
 };
-use crate::{Job, JobQueue, ListFilter, NewJob, Status, cluster::ClusterOptions};
+use crate::{Error, Job, JobQueue, ListFilter, NewJob, Status, cluster::ClusterOptions};
 
 pub(super) async fn enqueue(queue: &JobQueue, out: &Output, args: Enqueue) -> anyhow::Result<()> {
     let text = match &*args.payload {
@@ -39,35 +43,96 @@ pub(super) async fn enqueue(queue: &JobQueue, out: &Output, args: Enqueue) -> an
     if !args.wait {
         return out.one(&enqueued, &enqueued.id.to_string());
     }
-    let started = Instant::now();
-    let mut pause = std::time::Duration::from_millis(20);
-    loop {
-        let Some(job) = queue.get_job(enqueued.id).await? else {
-            return Err(
-                Exit::NotFound(format!("job {} is not kept in history: how it ended is unknown", enqueued.id)).into()
-            );
-        };
-        if job.status.is_terminal() {
-            out.one(&job, &job.id.to_string())?;
-            return if job.status == Status::Completed { Ok(()) } else { Err(Exit::Failed.into()) };
+    let id = enqueued.id;
+    match wait(queue, out, id, args.wait_timeout).await {
+        Err(error) if exit::is_denied(&error) => {
+            // The job is there: who does not learn its id would enqueue it again.
+            out.one(&enqueued, &id.to_string())?;
+            Err(error.context(format!("job {id} is enqueued, but this user may not see how it ends")))
         }
-        let left = args.wait_timeout.saturating_sub(started.elapsed());
-        if left.is_zero() {
-            let (id, status) = (enqueued.id, job.status.as_str());
-            return Err(
-                Exit::TimedOut(format!("job {id} is still {status}; look again with: rowlock jobs get {id}")).into()
-            );
+        Err(error) if !error.is::<Exit>() => {
+            Err(error.context(format!("job {id} is enqueued, but how it ends is unknown")))
         }
-        tokio::time::sleep(pause.min(left)).await;
-        pause = (pause * 3 / 2).min(std::time::Duration::from_secs(1));
+        ended => ended,
     }
 }
 
+/// How a job is, for whoever knows its id.
+#[derive(serde::Serialize)]
+struct JobStatus {
+    id: Uuid,
+    status: Status,
+    attempts: i16,
+    finished_at: Option<chrono::DateTime<chrono::Utc>>,
+    result: Option<Box<RawValue>>,
+}
+
+async fn status_of(queue: &JobQueue, id: Uuid) -> Result<Option<JobStatus>, Error> {
+    // As text: a tree would round long numbers.
+    let sql = "SELECT status, attempts::int2, finished_at, result::text FROM rowlock.job_status($1)";
+    let rows = match super::rows(queue, sql, &[(&id, Type::UUID)]).await {
+        // An older schema has only the whole job.
+        Err(Error::Schema(_)) => {
+            let Job { status, attempts, finished_at, result, .. } = match queue.get_job(id).await? {
+                Some(job) => job,
+                None => return Ok(None),
+            };
+            return Ok(Some(JobStatus { id, status, attempts, finished_at, result }));
+        }
+        rows => rows?,
+    };
+    let Some(row) = rows.first().filter(|row| row.get::<_, Option<&str>>(0).is_some()) else { return Ok(None) };
+    let result: Option<String> = row.try_get(3)?;
+    Ok(Some(JobStatus {
+        id,
+        status: row.try_get::<_, &str>(0)?.parse()?,
+        attempts: row.try_get(1)?,
+        finished_at: row.try_get(2)?,
+        result: result.map(RawValue::from_string).transpose()?,
+    }))
+}
+
+/// Until the job has ended. A database that is away for a moment is asked again.
+async fn wait(queue: &JobQueue, out: &Output, id: Uuid, timeout: Duration) -> anyhow::Result<()> {
+    let started = Instant::now();
+    let mut pause = Duration::from_millis(20);
+    loop {
+        let left = timeout.saturating_sub(started.elapsed());
+        let now = match status_of(queue, id).await {
+            Ok(Some(job)) if job.status.is_terminal() => return ended(queue, out, &job).await,
+            Ok(Some(job)) => job.status.as_str(),
+            Ok(None) => {
+                let text = format!("job {id} is not kept in history: how it ended is unknown");
+                return Err(Exit::NotFound(text).into());
+            }
+            Err(error) if error.is_transient() && !left.is_zero() => "unknown",
+            Err(error) => return Err(error.into()),
+        };
+        if left.is_zero() {
+            let text = format!("job {id} is still {now}; look again with: rowlock jobs get {id}");
+            return Err(Exit::TimedOut(text).into());
+        }
+        tokio::time::sleep(pause.min(left)).await;
+        pause = (pause * 3 / 2).min(Duration::from_secs(1));
+    }
+}
+
+/// Prints the whole job, or as much as this user may see of it.
+async fn ended(queue: &JobQueue, out: &Output, job: &JobStatus) -> anyhow::Result<()> {
+    let name = job.id.to_string();
+    match queue.get_job(job.id).await {
+        Ok(Some(whole)) => out.one(&whole, &name)?,
+        Err(error) if error.code() != Some("42501") => return Err(error.into()),
+        _ => out.one(job, &name)?,
+    }
+    if job.status == Status::Completed { Ok(()) } else { Err(Exit::Failed.into()) }
+}
+
 /// A delay counts from the database's clock, like every time.
-async fn database_time(queue: &JobQueue, delay: std::time::Duration) -> anyhow::Result<chrono::DateTime<chrono::Utc>> {
+async fn database_time(queue: &JobQueue, delay: Duration) -> anyhow::Result<chrono::DateTime<chrono::Utc>> {
     let delay = delay.as_secs_f64();
     let sql = "SELECT clock_timestamp() + make_interval(secs => LEAST($1, 1e9))";
-    let rows = super::rows(queue, sql, &[(&delay, tokio_postgres::types::Type::FLOAT8)]).await?;
+    let rows = super::rows(queue, sql, &[(&delay, Type::FLOAT8)]).await?;
     Ok(rows[0].try_get(0)?)
 }
 

@@ -4,7 +4,9 @@ mod args;
 mod bench;
 mod catalog;
 mod controller;
+mod database;
 mod demo;
+mod denied;
 mod dev;
 mod doctor;
 mod exit;
@@ -95,43 +97,62 @@ type Arg<'a> = (&'a (dyn tokio_postgres::types::ToSql + Sync), tokio_postgres::t
 
 async fn run(args: Args) -> anyhow::Result<()> {
     let out = Output::new(args.output);
-    let database = args.database_url.or_else(|| std::env::var("DATABASE_URL").ok()).filter(|url| !url.is_empty());
+    // Read only by who needs it: to check a file nobody needs a database.
+    let target = || database::target(args.database_url.clone(), args.database_url_file.clone());
     let cluster = ClusterOptions::from(args.cluster);
-    let connect = async || match &database {
-        Some(url) => Ok::<_, anyhow::Error>(JobQueue::connect(url).await?),
+    let connect = async || match target() {
+        Some(target) => Ok::<_, anyhow::Error>(JobQueue::connect_target(target?, &["default"], CONNECTIONS).await?),
         None if plugin::is_plugin(&program()) => plugin::connect(cluster.clone()).await,
-        None => {
-            Err(Exit::Usage("no database: give --database-url, or set DATABASE_URL or ROWLOCK_DATABASE_URL".into())
-                .into())
-        }
+        None => Err(Exit::Usage(database::NONE.into()).into()),
     };
-    match args.command {
+    let has_database = matches!(args.command, Command::Bench(_)) && target().is_some();
+    let role = denied::least_role(&args.command);
+    match dispatch(args.command, &out, &cluster, has_database, &connect).await {
+        Err(error) if exit::is_denied(&error) => {
+            let advice = denied::advice(&connect().await?, role).await;
+            Err(Exit::Denied(format!("{}; {advice}", exit::explain(&error).unwrap_or_default())).into())
+        }
+        ended => ended,
+    }
+}
+
+/// As many as [`JobQueue::connect`] takes.
+const CONNECTIONS: usize = 16;
+
+async fn dispatch(
+    command: Command,
+    out: &Output,
+    cluster: &ClusterOptions,
+    has_database: bool,
+    connect: &impl AsyncFn() -> anyhow::Result<JobQueue>,
+) -> anyhow::Result<()> {
+    match command {
         Command::Migrate { command: MigrateCommand::Sql } => out.text(&crate::migrate::script()),
         Command::Migrate { command: MigrateCommand::Up } => migrate::up(&connect().await?).await,
-        Command::Migrate { command: MigrateCommand::Status } => migrate::status(&connect().await?, &out).await,
-        Command::Enqueue(command) => jobs::enqueue(&connect().await?, &out, command).await,
-        Command::Jobs { command } => jobs::run(&connect().await?, &out, &cluster, command).await,
-        Command::Queues { command } => queues::run(&connect().await?, &out, command).await,
+        Command::Migrate { command: MigrateCommand::Status } => migrate::status(&connect().await?, out).await,
+        Command::Enqueue(command) => jobs::enqueue(&connect().await?, out, command).await,
+        Command::Jobs { command } => jobs::run(&connect().await?, out, cluster, command).await,
+        Command::Queues { command } => queues::run(&connect().await?, out, command).await,
         Command::Workers => {
             let columns = ["name", "queues", "slots", "running", "draining", "last_heartbeat"];
             out.view(&connect().await?, "workers", &columns, &["id", "identity", "started_at", "version"]).await
         }
         Command::Types { command: TypesCommand::Lint { file } } => types::lint(&file),
-        Command::Types { command } => types::run(&connect().await?, &out, command).await,
-        Command::Schedules { command } => schedules::run(&connect().await?, &out, command).await,
-        Command::Explain(command) => explain::run(&connect().await?, &out, command).await,
-        Command::Controller(command) => controller::run(connect().await?, &cluster, command).await,
-        Command::Worker(command) => worker::run(connect().await?, &out, &cluster, command).await,
-        Command::Dev(command) => dev::run(&out, command).await,
+        Command::Types { command } => types::run(&connect().await?, out, command).await,
+        Command::Schedules { command } => schedules::run(&connect().await?, out, command).await,
+        Command::Explain(command) => explain::run(&connect().await?, out, command).await,
+        Command::Controller(command) => controller::run(connect().await?, cluster, command).await,
+        Command::Worker(command) => worker::run(connect().await?, out, cluster, command).await,
+        Command::Dev(command) => dev::run(out, command).await,
         Command::Bench(command) => {
-            let given = if database.is_some() { Some(connect().await?) } else { None };
-            bench::run(given, &out, command).await
+            let given = if has_database { Some(connect().await?) } else { None };
+            bench::run(given, out, command).await
         }
-        Command::Simulate(command) => simulate::run(&out, command),
-        Command::Doctor => doctor::run(connect().await, &out).await,
+        Command::Simulate(command) => simulate::run(out, command),
+        Command::Doctor => doctor::run(connect().await, out).await,
         Command::Guardian { worker, dir } => Ok(crate::launch::guardian::stand(worker, &dir).await?),
         Command::PodRun { .. } => Ok(()), // before this, in main
-        Command::Install { dir } => install::run(&out, &dir),
+        Command::Install { dir } => install::run(out, &dir),
         Command::Completion { shell } => {
             // Into memory first: it panics when a reader such as `head` has gone.
             let mut script = Vec::new();

@@ -6,9 +6,10 @@ use chrono::{DateTime, Utc};
 use comfy_table::{Table as Drawn, presets};
 use serde::Serialize;
 use serde_json::value::RawValue;
+use tokio_postgres::types::Type;
 
 use super::args::Format;
-use crate::JobQueue;
+use crate::{Error, JobQueue};
 
 pub(super) struct Output {
     format: Format,
@@ -96,8 +97,10 @@ impl Output {
         wide: &[&str],
     ) -> anyhow::Result<()> {
         let key = columns[0];
-        // The names are this program's own, never input.
-        let rows = super::rows(queue, &format!("SELECT to_jsonb(v) FROM rowlock.{view} v ORDER BY {key}"), &[]).await?;
+        let readable = readable(queue, view).await?;
+        // The names are this program's and the schema's own, never input.
+        let sql = format!("SELECT to_jsonb(v) FROM (SELECT {readable} FROM rowlock.{view}) v ORDER BY v.{key}");
+        let rows = super::rows(queue, &sql, &[]).await?;
         let list: Vec<serde_json::Value> = rows.iter().map(|r| r.try_get(0)).collect::<Result<_, _>>()?;
         let columns = if self.wide() { [columns, wide].concat() } else { columns.to_vec() };
         let mut table = Table::new(&columns);
@@ -115,6 +118,18 @@ impl Output {
             other => Ok(other?),
         }
     }
+}
+
+/// The columns of a view, null where this user may not read one: rowlock_reader sees no payload.
+async fn readable(queue: &JobQueue, view: &str) -> Result<String, Error> {
+    let sql = "SELECT string_agg(CASE WHEN has_column_privilege(c.oid, a.attnum, 'SELECT') THEN quote_ident(a.attname)
+                                     ELSE 'NULL AS ' || quote_ident(a.attname) END, ', ' ORDER BY a.attnum)
+                 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_attribute a ON a.attrelid = c.oid
+                WHERE n.nspname = 'rowlock' AND c.relname = $1 AND a.attnum > 0 AND NOT a.attisdropped
+                  AND has_any_column_privilege(c.oid, 'SELECT')";
+    let columns: Option<String> = super::rows(queue, sql, &[(&view, Type::TEXT)]).await?[0].try_get(0)?;
+    // No view or no right to it: the next statement says which.
+    Ok(columns.unwrap_or_else(|| "*".into()))
 }
 
 /// A message for people. There is nobody to tell if stderr is gone.

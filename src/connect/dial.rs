@@ -10,18 +10,17 @@ use tokio_postgres::{
     Client, Config, SimpleQueryMessage,
     config::{SslMode, SslNegotiation},
 };
-use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{
     Connection,
     plan::{Place, Plan, SOCKET_DIRS, Server, SessionAttrs},
     protection::Mode,
-    tls::MakeTls,
+    stream::Tls,
 };
 use crate::Error;
 
 /// Connects to the first server that answers and has the kind of session that is wanted.
-pub(super) async fn dial(plan: &Plan, tls: &MakeRustlsConnect) -> Result<(Client, Connection), Error> {
+pub(super) async fn dial(plan: &Plan, tls: &Tls) -> Result<(Client, Connection), Error> {
     use SessionAttrs::{Any, PreferStandby, Standby};
     let passes: &[SessionAttrs] = if plan.session == PreferStandby { &[Standby, Any] } else { &[plan.session] };
     let mut order: Vec<&Server> = plan.servers.iter().collect();
@@ -58,12 +57,7 @@ fn ends_the_search(error: &Error) -> bool {
 }
 
 /// One server, without and with TLS as the mode has it.
-async fn knock(
-    plan: &Plan,
-    tls: &MakeRustlsConnect,
-    server: &Server,
-    wanted: SessionAttrs,
-) -> Result<(Client, Connection), Error> {
+async fn knock(plan: &Plan, tls: &Tls, server: &Server, wanted: SessionAttrs) -> Result<(Client, Connection), Error> {
     let (first, second) = match (&server.place, plan.mode) {
         (Place::AnySocket | Place::Socket(_), _) | (_, Mode::Disable) => (SslMode::Disable, None),
         (_, Mode::Allow) => (SslMode::Disable, Some(SslMode::Require)),
@@ -128,12 +122,7 @@ async fn ask(client: &mut Client, connection: &mut Connection) -> Result<(bool, 
 }
 
 /// One try, which ends within the connect timeout: a server that accepts and says nothing must not hold us.
-async fn once(
-    plan: &Plan,
-    tls: &MakeRustlsConnect,
-    server: &Server,
-    mode: SslMode,
-) -> Result<(Client, Connection), Error> {
+async fn once(plan: &Plan, tls: &Tls, server: &Server, mode: SslMode) -> Result<(Client, Connection), Error> {
     let password = plan.password_for(server);
     let mut config = Config::new();
     match &server.place {
@@ -166,7 +155,7 @@ async fn once(
         None => config.keepalives(false),
         Some(k) => config.keepalives_idle(k.idle).keepalives_interval(k.interval).keepalives_retries(k.count),
     };
-    let answer = within(plan, server, async { Ok(config.connect(MakeTls(tls.clone())).await?) }).await;
+    let answer = within(plan, server, async { Ok(config.connect(tls.clone()).await?) }).await;
     answer.map_err(|error| explain(error, server, password.file.as_deref(), password.unused))
 }
 

@@ -220,9 +220,16 @@ fn place(host: String, address: Option<IpAddr>) -> Result<Place, Error> {
         }
         (name, Some(address)) => Ok(Place::Tcp { name, address: Some(address) }),
         (host, None) if host.is_empty() => Ok(Place::AnySocket),
+        (host, None) if host.starts_with('/') && host.rsplit('/').next().is_some_and(|f| f.starts_with(".s.PGSQL.")) => {
+            Err(wrong("host", "expected the directory of a socket, not the socket; its number goes into port"))
+        }
         (host, None) if host.starts_with('/') => Ok(Place::Socket(host.into())),
         (host, None) if host.starts_with('@') => {
             Err(wrong("host", "sockets without a file are not supported; name the directory of one, such as /tmp"))
+        }
+        // The text is not repeated: before the @ it is the end of a password.
+        (host, None) if host.contains('@') => {
+            Err(wrong("host", "expected a name without @; write an @ in a user or a password as %40"))
         }
         (host, None) if host.contains(':') && host.parse::<IpAddr>().is_err() => {
             Err(wrong("host", "expected a name or an address alone; the port goes into port"))

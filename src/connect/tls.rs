@@ -13,9 +13,6 @@ use rustls::{
     server::ParsedCertificate,
 };
 
-use tokio_postgres::{Socket, tls::MakeTlsConnect};
-use tokio_postgres_rustls::MakeRustlsConnect;
-
 use super::protection::{Check, Root, TlsPlan};
 use crate::Error;
 
@@ -145,22 +142,5 @@ impl ServerCertVerifier for Verifier {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.provider.signature_verification_algorithms.supported_schemes()
-    }
-}
-
-/// TLS for any host. The library asks for a connector before it knows whether TLS will be spoken, with an empty name
-/// for a socket, and rustls knows no empty name. Nor does it know all names of hosts, such as one with a space.
-#[derive(Clone)]
-pub(super) struct MakeTls(pub MakeRustlsConnect);
-
-impl MakeTlsConnect<Socket> for MakeTls {
-    type Stream = <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream;
-    type TlsConnect = <MakeRustlsConnect as MakeTlsConnect<Socket>>::TlsConnect;
-    type Error = <MakeRustlsConnect as MakeTlsConnect<Socket>>::Error;
-
-    fn make_tls_connect(&mut self, host: &str) -> Result<Self::TlsConnect, Self::Error> {
-        // No certificate is for the other name, so that a check of names fails.
-        let known = ServerName::try_from(host).is_ok();
-        MakeTlsConnect::<Socket>::make_tls_connect(&mut self.0, if known { host } else { "name.invalid" })
     }
 }

@@ -149,6 +149,8 @@ fn lists_come_in_every_format() {
 
 #[test]
 fn queues_types_workers_and_migrations_are_shown() {
+    run(&["queues", "pause", "stopped"]).exits(3).says("no queue stopped");
+    enqueue("stopped");
     run(&["queues", "pause", "stopped"]).exits(0).says("paused");
     let queues = run(&["queues", "list", "-o", "json"]).exits(0).json();
     let paused = queues.as_array().unwrap().iter().find(|q| q["queue"] == "stopped").unwrap();

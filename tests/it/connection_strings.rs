@@ -11,7 +11,7 @@ use std::{
 
 use rcgen::{CertificateParams, DnType, KeyPair};
 use rowlock::{
-    Error, JobQueue,
+    Error, JobQueue, Target,
     local_postgres::{LocalPostgres, Options},
 };
 
@@ -307,7 +307,10 @@ impl Server {
     }
 
     fn psql(&self, string: &str, env: &HashMap<String, String>) -> Result<String, String> {
-        let mut psql = self.command(&self.postgres.bin_dir().join("psql"), env);
+        // The server's programs may be links to their own directory.
+        let postgres = self.postgres.bin_dir().join("postgres").canonicalize().unwrap();
+        let beside = postgres.with_file_name("psql");
+        let mut psql = self.command(if beside.exists() { &beside } else { Path::new("psql") }, env);
         said(psql.args(["-X", "-A", "-t", "-w", "-v", "ON_ERROR_STOP=1", "-c", FACTS, "-d", string]))
     }
 
@@ -380,4 +383,124 @@ async fn psql_and_rowlock_understand_the_same_by_a_connection_string() {
     }
     assert!(wrong.is_empty(), "{} of {} differ:\n{}", wrong.len(), CASES.len(), wrong.join("\n"));
     assert!(alike >= 60 && refused >= 5, "{alike} alike, {refused} refused by name");
+}
+
+/// A password and its file, as a mounted Secret has them.
+struct Secret<'a> {
+    server: &'a Server,
+    file: PathBuf,
+}
+
+impl Secret<'_> {
+    fn url(&self, password: &str) -> String {
+        format!("postgresql://by_password:{password}@127.0.0.1:{}/app", self.server.port)
+    }
+
+    /// In the server only; who is connected is cut off.
+    async fn change(&self, password: &str) {
+        let admin = connect(&self.server.postgres.url("postgres")).await;
+        admin.batch_execute(&format!("ALTER ROLE by_password PASSWORD '{password}'")).await.unwrap();
+        let cut = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = 'by_password'";
+        admin.batch_execute(cut).await.unwrap();
+    }
+}
+
+async fn answers(queue: &JobQueue) -> Result<i32, Error> {
+    // The first may be a connection that was cut off and does not know yet.
+    let mut answer = Err(Error::Pool("nobody asked".into()));
+    for _ in 0..3 {
+        answer = async { Ok(queue.pool().get().await?.query_typed("SELECT 1", &[]).await?[0].get(0)) }.await;
+        if !answer.as_ref().is_err_and(|e: &Error| e.is_transient()) {
+            break;
+        }
+    }
+    answer
+}
+
+#[tokio::test]
+async fn a_password_that_changes_in_a_file_needs_no_restart() {
+    let server = start().await;
+    let secret = Secret { server: &server, file: server.dir.path().join("url") };
+    let passfile = server.dir.path().join("pgpass");
+    let line = |password: &str| format!("127.0.0.1:*:*:*:{password}\n");
+    secret.change("one").await;
+    fs::write(&secret.file, secret.url("one") + "\n").unwrap();
+    private(server.dir.path(), "pgpass", &line("one"));
+    let by_file = JobQueue::connect_target(Target::from_file(&secret.file).unwrap(), &["default"], 2).await.unwrap();
+    let url = format!("postgresql://by_password@127.0.0.1:{}/app?passfile={}", server.port, passfile.display());
+    let by_passfile = JobQueue::connect_to(&url, &["default"], 2).await.unwrap();
+    let by_text = JobQueue::connect_to(&secret.url("one"), &["default"], 2).await.unwrap();
+    for queue in [&by_file, &by_passfile, &by_text] {
+        assert_eq!(answers(queue).await.unwrap(), 1);
+    }
+
+    secret.change("two").await;
+    for (queue, file) in [(&by_file, &secret.file), (&by_passfile, &passfile)] {
+        let error = answers(queue).await.unwrap_err();
+        let said = error.to_string();
+        assert!(matches!(error, Error::Login { .. }) && error.code() == Some("28P01"), "{error:?}");
+        assert!(said.contains(file.to_str().unwrap()) && !said.contains("one@") && !said.contains("one:"), "{said}");
+        // Who runs waits for the new password, who starts does not.
+        assert!(error.may_pass() && !error.is_transient());
+    }
+    let error = answers(&by_text).await.unwrap_err();
+    assert!(error.code() == Some("28P01") && !error.may_pass(), "only a new start sees a new variable: {error:?}");
+
+    // For a moment the file is empty, as some editors have it.
+    fs::write(&secret.file, "").unwrap();
+    assert!(matches!(answers(&by_file).await.unwrap_err(), Error::Login { .. }));
+    fs::write(&secret.file, secret.url("two")).unwrap();
+    private(server.dir.path(), "pgpass", &line("two"));
+    for queue in [&by_file, &by_passfile] {
+        assert_eq!(answers(queue).await.unwrap(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_root_that_changes_in_its_file_is_read_again_after_it_was_refused() {
+    let server = start().await;
+    let dir = server.dir.path();
+    let root = dir.join("root.pem");
+    fs::copy(dir.join("right.pem"), &root).unwrap();
+    let url =
+        format!("postgresql://guest@127.0.0.1:{}/app?sslmode=verify-ca&sslrootcert={}", server.port, root.display());
+    let target = Target::parse(&url).unwrap();
+    assert!(target.listen_connection().await.is_ok());
+    fs::copy(dir.join("wrong.pem"), &root).unwrap();
+    assert!(target.listen_connection().await.is_ok(), "what is believed is not read again");
+    let target = Target::parse(&url).unwrap();
+    assert!(matches!(target.listen_connection().await.err(), Some(Error::Tls(_))));
+    fs::copy(dir.join("right.pem"), &root).unwrap();
+    assert!(target.listen_connection().await.is_ok());
+}
+
+#[tokio::test]
+async fn the_program_takes_its_database_from_a_file_or_from_libpqs_variables() {
+    let server = start().await;
+    let port = server.port.to_string();
+    let secret = Secret { server: &server, file: server.dir.path().join("url") };
+    secret.change("pass").await;
+    fs::write(&secret.file, secret.url("pass") + "\n").unwrap();
+    let file = secret.file.to_str().unwrap().to_owned();
+    let rowlock = |args: &[&str], env: &[(&str, &str)]| {
+        let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let mut command = server.command(Path::new(env!("CARGO_BIN_EXE_rowlock")), &env);
+        let output = command.args(args).output().unwrap();
+        (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
+    };
+    assert_eq!(rowlock(&["migrate", "up", "--database-url-file", &file], &[]).0, 0);
+    let ask = ["queues", "list"];
+    for env in [
+        &[("ROWLOCK_DATABASE_URL_FILE", &*file)][..],
+        &[("DATABASE_URL_FILE", &file)],
+        &[("PGHOST", "127.0.0.1"), ("PGPORT", &port), ("PGUSER", "guest"), ("PGDATABASE", "app")],
+        // A flag's own variable goes before those of others.
+        &[("ROWLOCK_DATABASE_URL_FILE", &file), ("DATABASE_URL", "postgresql://127.0.0.1:1/nowhere")],
+    ] {
+        assert_eq!(rowlock(&ask, env), (0, String::new()), "{env:?}");
+    }
+    let (code, said) = rowlock(&ask, &[("DATABASE_URL_FILE", "/no/such/file")]);
+    assert!(code == 2 && said.contains("/no/such/file"), "{code} {said}");
+    let (code, said) = rowlock(&ask, &[]);
+    assert!(code == 2 && said.contains("DATABASE_URL_FILE") && said.contains("PGHOST"), "{code} {said}");
 }

@@ -28,6 +28,8 @@ mod decide;
 #[cfg(feature = "cli")]
 mod decide_always;
 #[cfg(feature = "cli")]
+mod doctor;
+#[cfg(feature = "cli")]
 mod exactly_once;
 mod handlers;
 #[cfg(feature = "cli")]
@@ -35,6 +37,8 @@ mod http;
 mod jobs;
 #[cfg(feature = "cli")]
 mod launch_contract;
+#[cfg(feature = "cli")]
+mod least_roles;
 mod life;
 mod lists;
 #[cfg(feature = "cli")]

@@ -1,4 +1,4 @@
-//! PgBouncer in transaction mode before a test's server.
+//! PgBouncer before a test's server.
 
 use std::{
     io::Write,
@@ -13,8 +13,12 @@ pub struct Pooler {
 }
 
 impl Pooler {
-    /// Before the server of this URL.
+    /// Before the server of this URL, in transaction mode.
     pub fn start(database_url: &str) -> Pooler {
+        Pooler::start_in("transaction", database_url)
+    }
+
+    pub fn start_in(mode: &str, database_url: &str) -> Pooler {
         let config: tokio_postgres::Config = database_url.parse().unwrap();
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let dir = tempfile::tempdir().unwrap();
@@ -25,7 +29,7 @@ impl Pooler {
         write!(
             file,
             "[databases]\n* = host=127.0.0.1 port={}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nauth_type = trust\n\
-             auth_file = {}\nadmin_users = rowlock\npool_mode = transaction\ndefault_pool_size = 4\nmax_client_conn = 200\n\
+             auth_file = {}\nadmin_users = rowlock\npool_mode = {mode}\ndefault_pool_size = 4\nmax_client_conn = 200\n\
              server_login_retry = 1\nunix_socket_dir =\n",
             config.get_ports()[0],
             users.display()

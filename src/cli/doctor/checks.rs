@@ -1,0 +1,276 @@
+//! What follows from the facts: a table of checks, each a pure function. No advice is given that does not help.
+
+use super::{
+    Check, State,
+    facts::{Facts, Pooler, Schema},
+};
+
+/// A verdict, or none where there is nothing to say.
+type Verdict = Option<(State, String)>;
+
+const CHECKS: &[(&str, fn(&Facts) -> Verdict)] = &[
+    ("connect", |f| ok(format!("{} on {}", f.user, f.database))),
+    ("server", server),
+    ("primary", primary),
+    ("encoding", encoding),
+    ("schema", schema),
+    ("roles", roles),
+    ("privileges", privileges),
+    ("owner", owner),
+    ("autovacuum", autovacuum),
+    ("transactions", transactions),
+    ("connections", connections),
+    ("pooler", pooler),
+    ("durability", durability),
+];
+
+pub(super) fn all(facts: &Facts) -> Vec<Check> {
+    let judge = |(check, judge): &(&'static str, fn(&Facts) -> Verdict)| {
+        judge(facts).map(|(state, detail)| Check { check, state, detail })
+    };
+    CHECKS.iter().filter_map(judge).collect()
+}
+
+fn ok(detail: impl Into<String>) -> Verdict {
+    Some((State::Ok, detail.into()))
+}
+
+fn warn(detail: impl Into<String>) -> Verdict {
+    Some((State::Warn, detail.into()))
+}
+
+fn fail(detail: impl Into<String>) -> Verdict {
+    Some((State::Fail, detail.into()))
+}
+
+/// The command that brings schema, roles and grants about, said to whom it helps.
+fn migrate(f: &Facts) -> String {
+    match &f.owner {
+        Some(owner) if !f.is_owner && !f.superuser => format!("run rowlock migrate up as {owner}, who owns the schema"),
+        Some(_) => "run rowlock migrate up".into(),
+        None => "run rowlock migrate up as the user who shall own the schema".into(),
+    }
+}
+
+fn server(f: &Facts) -> Verdict {
+    let version = format!("PostgreSQL {}", f.version);
+    if f.version_number >= 150_000 { ok(version) } else { fail(format!("{version}: 15 or later is needed")) }
+}
+
+fn primary(f: &Facts) -> Verdict {
+    if f.standby {
+        fail("a standby, which only reads: name the primary, or all servers and target_session_attrs=read-write")
+    } else if f.read_only {
+        fail("read-only: default_transaction_read_only is on for this server, database or user; switch it off")
+    } else {
+        ok("writable")
+    }
+}
+
+fn encoding(f: &Facts) -> Verdict {
+    if f.encoding == "UTF8" {
+        return ok("UTF8");
+    }
+    fail(format!(
+        "{}: expected UTF8; make a database with ENCODING 'UTF8' TEMPLATE template0, and move to it",
+        f.encoding
+    ))
+}
+
+fn schema(f: &Facts) -> Verdict {
+    if f.owner.is_none() {
+        return fail(format!("there is none: {}", migrate(f)));
+    }
+    let missing = f.grants.iter().find(|g| !g.exists);
+    match (&f.schema, missing) {
+        (Schema::Files(unfit), _) => match unfit.iter().find(|(_, state)| state != "pending") {
+            // The state says what to do; migrate up would refuse.
+            Some((file, state)) => fail(format!("{file} {state}")),
+            None => match unfit.first() {
+                Some((file, _)) => fail(format!("{file} is not applied: {}", migrate(f))),
+                None => ok("up to date"),
+            },
+        },
+        (Schema::Hidden, Some(missing)) => {
+            let object = &missing.object;
+            fail(format!("it lacks {object}: {}, or use the release of rowlock that the schema is of", migrate(f)))
+        }
+        // A warning, for it is less than the owner would be told.
+        (Schema::Hidden, None) => warn("it has all that this release calls; whether it is newer, only its owner sees"),
+    }
+}
+
+fn roles(f: &Facts) -> Verdict {
+    f.owner.as_ref()?;
+    if f.roles.len() < 4 {
+        return warn(format!("{} of 4 roles rowlock_*: {}", f.roles.len(), migrate(f)));
+    }
+    let lacking = f.grants.iter().find(|g| g.exists && !g.granted);
+    match lacking {
+        Some(g) => warn(format!("{} has no right to {}: {}", g.role, g.object, migrate(f))),
+        None => ok("4 roles with their grants"),
+    }
+}
+
+fn privileges(f: &Facts) -> Verdict {
+    f.owner.as_ref()?;
+    let user = &f.user;
+    if f.superuser {
+        let roles = "rowlock_enqueuer, rowlock_worker, rowlock_reader or rowlock_admin";
+        return warn(format!("{user} is a superuser: connect as a member of {roles}"));
+    }
+    if f.is_owner {
+        return ok(format!("{user} owns the schema: for migrations; programs need only a role"));
+    }
+    let lacking = f.grants.iter().find(|g| g.exists && !g.granted && f.member_of.contains(&g.role));
+    match (lacking, f.member_of.is_empty()) {
+        (Some(g), _) => fail(format!("{} has no right to {}: {}", g.role, g.object, migrate(f))),
+        (None, false) => {
+            let may = [
+                ("rowlock_enqueuer", "enqueue"),
+                ("rowlock_worker", "work"),
+                ("rowlock_reader", "look"),
+                ("rowlock_admin", "do all but migrate"),
+            ];
+            let may: Vec<&str> = may.iter().filter(|(r, _)| f.member_of.iter().any(|m| m == r)).map(|m| m.1).collect();
+            ok(format!("{user} may {}", may.join(", ")))
+        }
+        (None, true) if f.has_rights => ok(format!("{user} has rights of its own, by no role of Rowlock's")),
+        (None, true) => fail(format!(
+            "{user} may do nothing: GRANT rowlock_enqueuer (to enqueue), rowlock_worker (to work), rowlock_reader (to \
+             look) or rowlock_admin TO \"{user}\""
+        )),
+    }
+}
+
+fn owner(f: &Facts) -> Verdict {
+    f.owner.as_ref()?;
+    match &f.superuser_owner {
+        None => ok("no superuser"),
+        Some(owner) => warn(format!(
+            "the functions run as the superuser {owner}: have an ordinary role own the schema rowlock and what is in it"
+        )),
+    }
+}
+
+fn autovacuum(f: &Facts) -> Verdict {
+    if f.autovacuum { ok("on") } else { fail("off: switch it on, or the queue's tables grow without end") }
+}
+
+fn transactions(f: &Facts) -> Verdict {
+    match f.oldest_transaction {
+        None => Some((
+            State::Unknown,
+            "the sessions of others are hidden from this user; pg_read_all_stats sees them".into(),
+        )),
+        Some(age) if age < 300.0 => ok(format!("the oldest is {age:.0} s old")),
+        Some(age) => {
+            warn(format!("the oldest is {age:.0} s old: it keeps dead rows alive; find it in pg_stat_activity"))
+        }
+    }
+}
+
+fn connections(f: &Facts) -> Verdict {
+    let (used, most) = f.connections;
+    let detail = format!("{used} of {most} in use");
+    if used * 5 < most * 4 { ok(detail) } else { warn(format!("{detail}: raise max_connections or use PgBouncer")) }
+}
+
+fn pooler(f: &Facts) -> Verdict {
+    match &f.pooler {
+        Pooler::NotSeen => ok("each connection has a session of its own"),
+        Pooler::Transaction => {
+            ok("a pooler in transaction mode; ROWLOCK_LISTEN_URL with a direct connection makes pickup quicker")
+        }
+        Pooler::OnlyOne(why) => warn(format!(
+            "no second connection ({why}): a worker needs several; raise the limit of the role or the pooler"
+        )),
+    }
+}
+
+fn durability(f: &Facts) -> Verdict {
+    let detail = format!("synchronous_commit = {}", f.synchronous_commit);
+    if f.synchronous_commit == "off" {
+        return warn(format!("{detail}: a crash may lose the last enqueued jobs"));
+    }
+    ok(detail)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::{super::facts::Grant, *};
+
+    fn healthy() -> Facts {
+        let roles =
+            ["rowlock_admin", "rowlock_enqueuer", "rowlock_reader", "rowlock_worker"].map(String::from).to_vec();
+        Facts {
+            user: "ann".into(),
+            database: "app".into(),
+            superuser: false,
+            version: "16.1".into(),
+            version_number: 160_001,
+            encoding: "UTF8".into(),
+            standby: false,
+            read_only: false,
+            autovacuum: true,
+            synchronous_commit: "on".into(),
+            connections: (3, 100),
+            oldest_transaction: Some(1.0),
+            owner: Some("owner".into()),
+            is_owner: false,
+            superuser_owner: None,
+            roles,
+            member_of: vec!["rowlock_worker".into()],
+            has_rights: true,
+            schema: Schema::Hidden,
+            grants: vec![Grant {
+                role: "rowlock_worker".into(),
+                object: "claim_v1".into(),
+                exists: true,
+                granted: true,
+            }],
+            pooler: Pooler::NotSeen,
+        }
+    }
+
+    fn said(facts: &Facts, check: &str) -> (State, String) {
+        let all = all(facts);
+        let found = all.iter().find(|c| c.check == check).unwrap_or_else(|| panic!("no {check} in {all:?}"));
+        (found.state, found.detail.clone())
+    }
+
+    #[test]
+    fn a_healthy_install_has_nothing_to_do() {
+        let all = all(&Facts { schema: Schema::Files(vec![]), ..healthy() });
+        assert!(all.iter().all(|c| c.state == State::Ok), "{all:?}");
+        assert_eq!(said(&healthy(), "privileges").1, "ann may work");
+    }
+
+    #[test]
+    fn a_newer_schema_is_never_told_to_migrate() {
+        let newer = vec![("0002_x".to_owned(), "is newer than this program: use a newer rowlock".to_owned())];
+        let (state, detail) = said(&Facts { schema: Schema::Files(newer), is_owner: true, ..healthy() }, "schema");
+        assert!(state == State::Fail && !detail.contains("migrate up"), "{detail}");
+    }
+
+    #[test]
+    fn only_its_owner_is_told_to_migrate_without_naming_one() {
+        let grants = vec![Grant { granted: false, ..healthy().grants[0].clone() }];
+        let broken = Facts { grants, ..healthy() };
+        for check in ["roles", "privileges"] {
+            let detail = said(&broken, check).1;
+            assert!(detail.contains("claim_v1") && detail.contains("migrate up as owner"), "{detail}");
+        }
+        let restored = Facts { roles: vec![], member_of: vec![], is_owner: true, ..healthy() };
+        assert!(said(&restored, "roles").1.ends_with("run rowlock migrate up"));
+    }
+
+    #[test]
+    fn a_user_without_rights_is_told_which_role_does_what() {
+        let nobody = Facts { member_of: vec![], has_rights: false, oldest_transaction: None, ..healthy() };
+        let (state, detail) = said(&nobody, "privileges");
+        assert!(state == State::Fail && detail.contains("GRANT rowlock_enqueuer"), "{detail}");
+        assert_eq!(said(&nobody, "transactions").0, State::Unknown);
+    }
+}
