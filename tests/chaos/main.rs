@@ -11,9 +11,13 @@ mod canary;
 mod children;
 mod commits;
 mod drops;
+mod fire;
 mod fleet;
 mod freezes;
 mod hand;
+#[path = "../it/jobs.rs"]
+#[allow(dead_code, reason = "shared with the other tests, which use more of it")]
+mod jobs;
 mod kills;
 mod ledger;
 mod outages;
@@ -21,6 +25,7 @@ mod poison;
 #[path = "../it/pooler.rs"]
 mod pooler;
 mod postgres;
+mod program;
 mod promotions;
 #[path = "../it/proxy.rs"]
 #[allow(dead_code, reason = "shared with the other tests, which use more of it")]
@@ -40,3 +45,10 @@ mod wire;
 #[path = "../it/work.rs"]
 #[allow(dead_code, reason = "shared with the other tests, which use more of it")]
 mod work;
+
+/// No test: what `Fleet::in_process` starts, from this same executable.
+#[test]
+#[ignore = "a program that other tests start"]
+fn program_with_a_worker() {
+    program::main().unwrap();
+}

@@ -51,7 +51,7 @@ pub async fn main() -> Result<(), Box<dyn Error>> {
             let ledger = ledger.clone();
             async move {
                 let wish: Wish = serde_json::from_str(job.payload.get()).map_err(|e| e.to_string())?;
-                let (id, lease) = (job.id, context.lease());
+                let (id, lease) = (job.id, context.lease().to_owned());
                 ledger.note("begin", id, &lease).await.map_err(|e| e.to_string())?;
                 tokio::time::sleep(Duration::from_millis(wish.ms)).await;
                 let fails = job.attempts < wish.again;
@@ -61,7 +61,11 @@ pub async fn main() -> Result<(), Box<dyn Error>> {
         })
         .build()?;
     let mut terminated = signal(SignalKind::terminate())?;
-    worker.run(async move { terminated.recv().await; }).await?;
+    worker
+        .run(async move {
+            terminated.recv().await;
+        })
+        .await?;
     Ok(())
 }
 

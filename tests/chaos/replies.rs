@@ -10,7 +10,7 @@ use std::{
 use rowlock::JobQueue;
 
 use crate::{
-    fleet::{Chance, Worker, count, quantile, until},
+    fleet::{Chance, Fleet, Worker, count, quantile, until},
     hand::{self, Hands},
     ledger::{drained, idle_holds},
     pooler::Pooler,
@@ -20,10 +20,9 @@ use crate::{
     wire::Call,
 };
 
-const LEASE: Duration = Duration::from_secs(2);
 const WORKERS: usize = 4;
 const HANDS: usize = 24;
-/// The bar: as long a job may be in a receipt while nobody runs it.
+/// The bar: a lease and two seconds. For as long may a job be in a receipt while nobody runs it.
 const BAR: Duration = Duration::from_secs(2 + 2);
 /// A storm that lasts longer stands still.
 const LIMIT: Duration = Duration::from_secs(900);
@@ -215,9 +214,10 @@ async fn jobs_worked_by_hand_are_with_nobody_no_longer_when_answers_are_lost() {
     assert_eq!((v.completed, over, refused), (scene.jobs.len(), 0, 0));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_worker_whose_answers_are_lost_leaves_no_job_with_nobody() {
+/// Workers of a program through the storm. So it ends: nothing is lost, and nobody holds a job for long.
+async fn weather_it(program: &str, with: impl FnOnce(Fleet) -> Fleet) {
     let mut scene = Scene::new(&["--lease", "2s", "--concurrency", "3", "--poll", "100ms", "--grace", "400ms"]).await;
+    scene.fleet = with(scene.fleet);
     let ways = Ways::to(&scene.db, count(100)).await;
     scene.fleet.set_urls(ways.urls.clone());
     let started = Instant::now();
@@ -227,14 +227,23 @@ async fn a_worker_whose_answers_are_lost_leaves_no_job_with_nobody() {
     let mut holds = idle_holds(&scene.db, &scene.ledger).await;
     let over = holds.iter().filter(|held| **held > BAR).count();
     eprintln!(
-        "replies: in {took:.1?} {cuts}; {} of {} jobs accepted, {} extra runs; held and not run for {:.2?} (median), {:.2?} \
-         (worst), {over} for longer than {BAR:?}; {} leases of {LEASE:?} lost alive",
+        "replies to {program}: in {took:.1?} {cuts}; {} of {} jobs accepted, {} extra runs; held and not run for {:.2?} \
+         (median), {:.2?} (worst), {over} for longer than {BAR:?}",
         v.completed,
         scene.jobs.len(),
         v.extra_runs,
         quantile(&mut holds, 0.5),
         quantile(&mut holds, 1.0),
-        scene.fleet.said("registering anew"),
     );
     assert_eq!((v.completed, over), (scene.jobs.len(), 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_whose_answers_are_lost_leaves_no_job_with_nobody() {
+    weather_it("rowlock worker", |fleet| fleet).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_inside_a_program_whose_answers_are_lost_leaves_no_job_with_nobody() {
+    weather_it("a worker inside a program", Fleet::in_process).await;
 }
