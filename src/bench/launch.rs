@@ -1,6 +1,6 @@
 //! The cost of a launch: jobs per second of `process` beside a bare loop that starts the same command, and of
-//! `resident` and of a worker with handlers in this process beside a loop in Rust that claims and completes by hand, all
-//! with the same concurrency, in turns.
+//! `resident` and of a worker with handlers in this process beside a loop in Rust that claims and completes by hand, all with the
+//! same concurrency, in turns.
 
 use std::{
     process::{Command, Stdio},
@@ -22,7 +22,7 @@ const COMMAND: &str = "/bin/true";
 /// A handler that says so.
 const HANDLER: &str = r#"while read -r line; do echo '{"ok":true}'; done"#;
 
-/// What to measure with.
+/// How to measure.
 #[derive(Debug, Clone)]
 pub struct LaunchOptions {
     /// Jobs, and commands of the bare loop, at once.
@@ -129,7 +129,8 @@ async fn rate(queue: &JobQueue, name: &str, jobs: usize) -> anyhow::Result<f64> 
     let row = client
         .query_typed(
             "SELECT extract(epoch FROM max(finished_at) - min(started_at))::float8 FROM
-               (SELECT started_at, finished_at FROM rowlock.jobs WHERE queue = $1 ORDER BY finished_at DESC LIMIT $2) j",
+               (SELECT started_at, finished_at FROM rowlock.jobs WHERE queue = $1
+                ORDER BY finished_at DESC LIMIT $2) j",
             &[(&name, Type::TEXT), (&(jobs as i64), Type::INT8)],
         )
         .await?;

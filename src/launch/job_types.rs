@@ -102,7 +102,7 @@ impl Known {
         Ok(Known { types: types.collect::<Result<_, Error>>()?, read_at, failed: None })
     }
 
-    /// What is known of a type for a job that asked then; none if the types have to be read first.
+    /// The answer for a job that asked at that time; none if the types have to be read first.
     fn answer(&self, name: &str, asked: Instant) -> Option<Answer> {
         let tried_at = self.failed.as_ref().map_or(self.read_at, |(at, _)| *at);
         if tried_at.elapsed() > FRESH_FOR {

@@ -195,7 +195,7 @@ mod tests {
         assert!(matches!(said("{\"ok\": true}"), Said::Ended(Outcome::Completed(None))));
         assert!(matches!(said("{\"ok\": true, \"result\": null}"), Said::Ended(Outcome::Completed(None))));
         assert!(
-            matches!(said("{\"ok\": true, \"result\": [1]}"), Said::Ended(Outcome::Completed(Some(r))) if r.get() == "[1]")
+            matches!(said("{\"ok\": true, \"result\": 1}"), Said::Ended(Outcome::Completed(Some(r))) if r.get() == "1")
         );
         let Said::Ended(Outcome::Failed(f)) = said("{\"ok\": false, \"error\": \"no\", \"retry\": false}") else {
             panic!()

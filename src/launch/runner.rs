@@ -137,7 +137,8 @@ impl Link {
         *stage = Stage::Running(group);
     }
 
-    /// Ends every process that the command left running, and then lets its number go: until here nobody else can have it.
+    /// Ends every process that the command left running, and then lets its number go: until here nobody else can have
+    /// it.
     fn ends(&self, child: &mut Child) -> io::Result<ExitStatus> {
         let mut stage = self.stage();
         *stage = Stage::Ended;

@@ -13,7 +13,6 @@ use tokio::{
     task::{JoinError, JoinSet},
     time::timeout,
 };
-use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::{
@@ -25,19 +24,13 @@ use super::{
     until_lease_ends::{UntilLeaseEnds, lease_lost},
 };
 use crate::{
-    ClaimedJob, Error, JobQueue, Session, SessionOptions,
-    listen::{self, Listener},
-    maintenance,
-    session::{
-        heartbeat::{Beat, Heartbeat, lease_ended},
-        report::Report,
-    },
+    ClaimedJob, Error, Session,
+    listen::Listener,
+    session::{heartbeat::Beat, report::Report},
 };
 
 /// An idle worker must have seen nothing for so long, which includes a sweep, to call its queues empty.
 const EMPTY_FOR: Duration = Duration::from_millis(600);
-/// How long the last call to the database may take.
-const STOP_TIMEOUT: Duration = Duration::from_secs(1);
 /// Between two calls to the database while jobs end in quick succession.
 const BATCH_INTERVAL: Duration = Duration::from_millis(5);
 /// How long killed jobs may take to end, and cleanups when the worker ends.
@@ -45,84 +38,8 @@ const KILL_TIMEOUT: Duration = Duration::from_secs(5);
 /// While idle and asked to end when the queues are empty, how often to look.
 const EMPTY_POLL: Duration = Duration::from_millis(100);
 
-/// Registers and works until told to end, until nothing is due if asked so, or until the lease is lost.
-pub(super) async fn run_registered<L: Launcher>(
-    queue: &JobQueue,
-    options: &WorkerOptions,
-    launcher: &Arc<L>,
-    shutdown: &Shutdown,
-    summary: &mut WorkerSummary,
-) -> Result<(), Error> {
-    let session = Arc::new(register(queue, options).await?);
-    tracing::info!(worker = %session.id(), queues = ?options.queues, slots = options.concurrency, "working");
-    let beside = CancellationToken::new();
-    let _end_beside = beside.clone().drop_guard();
-    let enforcer = launcher.clone();
-    let lease_until = move |deadline| enforcer.lease_until(deadline);
-    let heartbeat = Heartbeat::start(session.clone(), shutdown.drain.clone(), lease_until);
-    let beats = heartbeat.beats.clone();
-    tokio::select! {
-        started = launcher.start(&session, options.concurrency) => started?,
-        () = lease_ended(beats.clone()) => return Err(lease_lost()),
-    }
-    let wake = Arc::new(Notify::new());
-    let target = listen::target(queue, options.listen_url.as_deref())?;
-    let ping = (options.lease / 3).max(Duration::from_millis(200));
-    let listener = listen::listen(target, session.id(), ping, wake.clone(), beside.clone());
-    let maintainer = session.clone();
-    let round = move || {
-        let session = maintainer.clone();
-        async move { session.keep().await }
-    };
-    let maintenance = tokio::spawn(maintenance::maintain(round, beside.clone()));
-
-    let mut engine = Engine {
-        caller: UntilLeaseEnds { session: session.clone(), beats: beats.clone() },
-        options,
-        launcher: launcher.clone(),
-        running: HashMap::new(),
-        tasks: JoinSet::new(),
-        unreported_cleanups: Vec::new(),
-        cleanups: JoinSet::new(),
-        report: Report::default(),
-        lease_stops: guard(beats.clone(), options.lease),
-        beats,
-        draining: None,
-        flushed_at: Instant::now(),
-        enough: (2 * thread::available_parallelism().map_or(1, usize::from)).min(options.concurrency / 2),
-        empty_since: None,
-        killed: false,
-        summary,
-    };
-    let result = engine.work(&wake, &listener, shutdown).await;
-    match &result {
-        Ok(()) => engine.close().await,
-        Err(_) => engine.kill_all().await,
-    }
-    // Not waited for: a query of theirs can hang as long as its connection does.
-    maintenance.abort();
-    drop(heartbeat);
-    // A courtesy: a worker that did not say goodbye is cleaned up when its lease has ended.
-    if result.is_ok() && !matches!(timeout(STOP_TIMEOUT, session.stop()).await, Ok(Ok(()))) {
-        tracing::warn!("the database was not told that this worker has ended");
-    }
-    result
-}
-
-/// Starts a lease, as another worker than any before.
-async fn register(queue: &JobQueue, options: &WorkerOptions) -> Result<Session, Error> {
-    let defaults = SessionOptions::default();
-    let session = queue.session(SessionOptions {
-        name: options.name.clone().unwrap_or(defaults.name),
-        queues: options.queues.clone(),
-        slots: i32::try_from(options.concurrency).unwrap_or(i32::MAX),
-        lease: options.lease,
-        identity: defaults.identity,
-    });
-    session.await
-}
-
-struct Engine<'a, L> {
+/// The state of one registered worker.
+pub(super) struct Engine<'a, L> {
     caller: UntilLeaseEnds,
     options: &'a WorkerOptions,
     launcher: Arc<L>,
@@ -146,8 +63,36 @@ struct Engine<'a, L> {
     summary: &'a mut WorkerSummary,
 }
 
-impl<L: Launcher> Engine<'_, L> {
-    async fn work(&mut self, wake: &Notify, listener: &Listener, shutdown: &Shutdown) -> Result<(), Error> {
+impl<'a, L: Launcher> Engine<'a, L> {
+    pub(super) fn new(
+        caller: UntilLeaseEnds,
+        options: &'a WorkerOptions,
+        launcher: Arc<L>,
+        summary: &'a mut WorkerSummary,
+    ) -> Engine<'a, L> {
+        Engine {
+            lease_stops: guard(caller.beats.clone(), options.lease),
+            beats: caller.beats.clone(),
+            caller,
+            options,
+            launcher,
+            running: HashMap::new(),
+            tasks: JoinSet::new(),
+            unreported_cleanups: Vec::new(),
+            cleanups: JoinSet::new(),
+            report: Report::default(),
+            draining: None,
+            flushed_at: Instant::now(),
+            enough: (2 * thread::available_parallelism().map_or(1, usize::from)).min(options.concurrency / 2),
+            empty_since: None,
+            killed: false,
+            summary,
+        }
+    }
+
+    /// The loop. It ends when the worker was told to end or the queues are empty, and with an error when its lease is
+    /// over.
+    pub(super) async fn work(&mut self, wake: &Notify, listener: &Listener, shutdown: &Shutdown) -> Result<(), Error> {
         loop {
             if shutdown.drain.is_cancelled() && self.draining.is_none() {
                 tracing::info!(running = self.running.len(), "draining");
@@ -290,7 +235,7 @@ impl<L: Launcher> Engine<'_, L> {
     }
 
     /// Ends what is left when no job runs any more.
-    async fn close(&mut self) {
+    pub(super) async fn close(&mut self) {
         let within = drain::close_timeout(self.draining, self.options.grace, Instant::now());
         let cleaned = async { while self.cleanups.join_next().await.is_some() {} };
         if timeout(within.min(KILL_TIMEOUT), cleaned).await.is_err() {
@@ -300,7 +245,7 @@ impl<L: Launcher> Engine<'_, L> {
     }
 
     /// Ends every job before the worker goes on: others may start these jobs.
-    async fn kill_all(&mut self) {
+    pub(super) async fn kill_all(&mut self) {
         self.stop_all(StopRequest { reason: StopReason::LeaseLost, kill_at: Instant::now() });
         let all = async { while self.tasks.join_next().await.is_some() {} };
         if timeout(KILL_TIMEOUT, all).await.is_err() {

@@ -47,7 +47,7 @@ pub(crate) trait Launcher: Send + Sync + 'static {
 /// The end of a run.
 pub(crate) struct Ended {
     pub outcome: Outcome,
-    /// What has to happen once the database knows the outcome; the job's place is taken until then.
+    /// Runs once the database knows the outcome; the job's place is taken until it has ended.
     pub afterwards: Option<BoxFuture<'static, ()>>,
 }
 

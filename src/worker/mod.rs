@@ -1,6 +1,7 @@
 //! A worker: claims jobs up to its free places, has them run, reports how they ended, and keeps its lease meanwhile.
 //!
-//! - `engine`: the loop of one registered worker. `until_lease_ends`: how it calls the database.
+//! - `registration`: a lease, and the tasks beside the loop. `engine`: the loop. `until_lease_ends`: how the loop calls
+//!   the database.
 //! - `stop`: how a job is stopped before its end. `drain`: how a worker spends its grace.
 //! - `launcher`: the seam to what runs the jobs; `progress`: what a running job tells meanwhile.
 //! - [`Worker`], by its `builder`: `handlers` in Rust, among them [`TypedJob`]s, each with its `context`, run in this
@@ -16,6 +17,7 @@ mod handlers;
 pub(crate) mod launcher;
 mod options;
 pub(crate) mod progress;
+mod registration;
 pub(crate) mod stop;
 mod typed;
 mod until_lease_ends;
@@ -54,7 +56,7 @@ pub(crate) async fn run<L: Launcher>(
     let mut has_worked = false;
     let mut wait = REGISTER_RETRY.0;
     loop {
-        match engine::run_registered(queue, options, &launcher, shutdown, &mut summary).await {
+        match registration::run_registered(queue, options, &launcher, shutdown, &mut summary).await {
             Ok(()) => return Ok(summary),
             Err(error) if shutdown.drain.is_cancelled() => return Err(error),
             Err(error @ Error::LeaseLost(_)) => {

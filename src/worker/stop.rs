@@ -52,7 +52,8 @@ enum Stage {
     Killed,
 }
 
-/// What to do now, or until when to wait. A notice gets half of the time that is left, a signal the rest.
+/// The step to take now, or the time until which to wait. A notice gets half of the time that is left, a signal the
+/// rest.
 fn next(stage: Stage, request: StopRequest, notify: bool, now: Instant) -> (Stage, Result<Step, Option<Instant>>) {
     match stage {
         Stage::Killed => (stage, Err(None)),

@@ -38,9 +38,9 @@ class Mutant(NamedTuple):
 
 MUTANTS = [
     Mutant(
-        "the heartbeat ends with the drain", "src/worker/heartbeat.rs",
-        "() = end.cancelled() => return,\n            }\n            match",
-        "() = end.cancelled() => return,\n                () = drain.cancelled() => return,\n            }\n            match",
+        "the heartbeat ends with the drain", "src/session/heartbeat.rs",
+        "tokio::time::sleep(next).await;",
+        "tokio::select! { () = tokio::time::sleep(next) => {}, () = drain.cancelled() => return }",
         "it", "worker_lease::a_draining_worker_keeps_its_lease",
     ),
     Mutant(

@@ -28,8 +28,8 @@ pub(super) fn afterwards(pods: Arc<Pods>, pod: PodRef) -> BoxFuture<'static, ()>
 }
 
 impl Pods {
-    /// Takes a Pod away and waits until it is gone, within a bound. What is left then, the sweep finds, or whoever has the
-    /// job next.
+    /// Takes a Pod away and waits until it is gone, within a bound. The sweep finds what is left then, or whoever has
+    /// the job next does.
     pub(super) async fn remove(&self, pod: &PodRef, by_force: bool) {
         let mut watch = self.supervise(&pod.uid);
         let going = async {

@@ -76,8 +76,8 @@ async fn make(pods: &Pods, job: &ClaimedJob, wanted: &Pod) -> Result<Option<Pod>
     Ok(Some(pod))
 }
 
-/// Whether a Pod found under the name is this run of the job, as its type has it now; one that has ended is, whatever its
-/// type says by now.
+/// Whether a Pod found under the name is this run of the job, as its type has it now. A Pod that has ended is, whatever
+/// its type says by now.
 fn is_ours(found: &Pod, wanted: &Pod) -> bool {
     let of = |pod: &Pod, key: &str| pod.metadata.annotations.as_ref().and_then(|a| a.get(key).cloned());
     let same = |key: &str| of(found, key).is_some() && of(found, key) == of(wanted, key);

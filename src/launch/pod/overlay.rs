@@ -64,13 +64,15 @@ mod tests {
                 "containers": [
                     {"name": "job", "volumeMounts": [{"mountPath": "/y", "name": "y"}]},
                     {"name": "side", "image": "b"}],
-                "tolerations": [{"key": "new"}], "terminationGracePeriodSeconds": null, "nodeSelector": {"disk": "ssd"}}}),
+                "tolerations": [{"key": "new"}], "terminationGracePeriodSeconds": null,
+                "nodeSelector": {"disk": "ssd"}}}),
         );
         assert_eq!(
             base,
             json!({"spec": {
                 "containers": [
-                    {"name": "job", "image": "a", "volumeMounts": [{"mountPath": "/x", "name": "x"}, {"mountPath": "/y", "name": "y"}]},
+                    {"name": "job", "image": "a",
+                        "volumeMounts": [{"mountPath": "/x", "name": "x"}, {"mountPath": "/y", "name": "y"}]},
                     {"name": "side", "image": "b"}],
                 "tolerations": [{"key": "new"}], "nodeSelector": {"disk": "ssd"}}})
         );

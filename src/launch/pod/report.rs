@@ -1,8 +1,8 @@
-//! What the binary in a Pod tells the worker: a line in the termination message, and if that is too small for it, the
-//! same in pieces on the container's log.
+//! The report of the binary in a Pod to the worker: a line in the termination message, and if that is too small for it,
+//! the same in pieces on the container's log.
 //!
-//! The message comes with the Pod's status, without a call. The log is written last and is not rotated any more once the
-//! container has ended.
+//! The message comes with the Pod's status, without a call. The log is written last and is not rotated any more once
+//! the container has ended.
 
 use serde::{Deserialize, Serialize};
 

@@ -92,7 +92,8 @@ async fn supervise(
                 biased;
                 status = child.wait() => break status?,
                 _ = async { tokio::select! { s = term.recv() => s, s = int.recv() => s } } => {
-                    own.send_replace(Some(StopRequest { reason: StopReason::Draining, kill_at: Instant::now() + grace }));
+                    let kill_at = Instant::now() + grace;
+                    own.send_replace(Some(StopRequest { reason: StopReason::Draining, kill_at }));
                 }
                 step = stops.step(false) => {
                     let _ = kill_process_group(group, signal_of(step));

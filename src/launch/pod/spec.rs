@@ -94,7 +94,8 @@ pub(super) fn pod(made: &Made<'_>, options: &PodOptions) -> Result<Pod, String> 
         "metadata": {
             "name": name, "labels": labels,
             "annotations": {
-                RUN: run(job), SPEC: fingerprint(made.spec, made.parts), "rowlock.dev/type": job.job_type, "rowlock.dev/lease": job.lease(),
+                RUN: run(job), SPEC: fingerprint(made.spec, made.parts),
+                "rowlock.dev/type": job.job_type, "rowlock.dev/lease": job.lease(),
                 "rowlock.dev/queue": job.queue,
                 // A node is not emptied to save money while a job runs on it.
                 "karpenter.sh/do-not-disrupt": "true", "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
@@ -204,8 +205,8 @@ fn lay(pod: &mut Value, template: Option<&Value>) {
     }
 }
 
-/// The payload's Secret, as its Pod calls it; none if the Pod has no such volume. It belongs to the Pod and goes with it;
-/// nothing else is in it, since a payload may be as large as a Secret.
+/// The payload's Secret, as its Pod calls it; none if the Pod has no such volume. It belongs to the Pod and goes with
+/// it; nothing else is in it, since a payload may be as large as a Secret.
 pub(super) fn secret(job: &ClaimedJob, pod: &Pod) -> Option<Secret> {
     let volumes = pod.spec.as_ref()?.volumes.as_ref()?;
     let volume = volumes.iter().find(|v| v.name == "rowlock-payload")?;
@@ -289,7 +290,8 @@ pub(super) mod tests {
         let pod = made(Some(json!({
             "metadata": {"name": "x", "labels": {"team": "a", LABEL: "none"}},
             "spec": {"restartPolicy": "Always", "nodeSelector": {"d": "e"},
-                "containers": [{"name": "job", "command": ["sh"], "env": [{"name": "ROWLOCK_JOB_ID", "value": "x"}, {"name": "C", "value": "1"}]}]},
+                "containers": [{"name": "job", "command": ["sh"],
+                    "env": [{"name": "ROWLOCK_JOB_ID", "value": "x"}, {"name": "C", "value": "1"}]}]},
         })));
         assert_eq!(pod["metadata"]["name"], "rowlock-job-00000000-0000-0000-0000-000000000007");
         assert_eq!(pod["metadata"]["labels"]["team"], "a");

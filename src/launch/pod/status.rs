@@ -180,7 +180,7 @@ fn stuck(container: &ContainerStatus) -> Option<(&str, &str, String)> {
     Some((&container.name, reason, format!("{reason}: {}", waiting.message.as_deref().unwrap_or_default())))
 }
 
-/// What follows if it has waited so long, if anything does.
+/// The end of a Pod that has waited too long, if it has.
 pub(super) fn overdue(wait: Wait, text: &str, waited: Duration, options: &PodOptions) -> Option<End> {
     let again = Some(Duration::from_secs(30));
     let (bound, end) = match wait {
@@ -207,14 +207,17 @@ mod tests {
         serde_json::from_value(json!({"metadata": {"name": "p"}, "status": status})).unwrap()
     }
 
+    fn of_job(phase: &str, state: Value) -> Value {
+        json!({"phase": phase, "containerStatuses": [
+            {"name": "job", "image": "", "imageID": "", "ready": false, "restartCount": 0, "state": state}]})
+    }
+
     fn ended(state: Value) -> Value {
-        json!({"phase": "Failed", "containerStatuses": [{"name": "job", "image": "", "imageID": "", "ready": false, "restartCount": 0,
-            "state": {"terminated": state}}]})
+        of_job("Failed", json!({"terminated": state}))
     }
 
     fn waits(reason: &str) -> Value {
-        json!({"phase": "Pending", "containerStatuses": [{"name": "job", "image": "", "imageID": "", "ready": false, "restartCount": 0,
-            "state": {"waiting": {"reason": reason}}}]})
+        of_job("Pending", json!({"waiting": {"reason": reason}}))
     }
 
     fn word(status: &PodStatus) -> &'static str {
@@ -263,7 +266,8 @@ mod tests {
     #[test]
     fn what_waits_too_long_has_its_reason() {
         let options = PodOptions::default();
-        let scheduled = json!({"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "False", "message": "0/1 nodes"}]});
+        let condition = json!({"type": "PodScheduled", "status": "False", "message": "0/1 nodes"});
+        let scheduled = json!({"phase": "Pending", "conditions": [condition]});
         for (status, bound, want) in [
             (scheduled, options.pending, "unschedulable"),
             (waits("ContainerCreating"), options.pending, "not_started"),

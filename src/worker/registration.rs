@@ -1,0 +1,81 @@
+//! One registration of a worker: its lease, and the tasks beside the engine's loop.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{sync::Notify, time::timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    engine::Engine,
+    launcher::Launcher,
+    options::{Shutdown, WorkerOptions, WorkerSummary},
+    until_lease_ends::{UntilLeaseEnds, lease_lost},
+};
+use crate::{
+    Error, JobQueue, Session, SessionOptions, listen, maintenance,
+    session::heartbeat::{Heartbeat, lease_ended},
+};
+
+/// How long the last call to the database may take.
+const STOP_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Registers and works until told to end, until nothing is due if asked so, or until the lease is lost.
+pub(super) async fn run_registered<L: Launcher>(
+    queue: &JobQueue,
+    options: &WorkerOptions,
+    launcher: &Arc<L>,
+    shutdown: &Shutdown,
+    summary: &mut WorkerSummary,
+) -> Result<(), Error> {
+    let session = Arc::new(register(queue, options).await?);
+    tracing::info!(worker = %session.id(), queues = ?options.queues, slots = options.concurrency, "working");
+    let beside = CancellationToken::new();
+    let _end_beside = beside.clone().drop_guard();
+    let enforcer = launcher.clone();
+    let lease_until = move |deadline| enforcer.lease_until(deadline);
+    let heartbeat = Heartbeat::start(session.clone(), shutdown.drain.clone(), lease_until);
+    let beats = heartbeat.beats.clone();
+    tokio::select! {
+        started = launcher.start(&session, options.concurrency) => started?,
+        () = lease_ended(beats.clone()) => return Err(lease_lost()),
+    }
+    let wake = Arc::new(Notify::new());
+    let target = listen::target(queue, options.listen_url.as_deref())?;
+    let ping = (options.lease / 3).max(Duration::from_millis(200));
+    let listener = listen::listen(target, session.id(), ping, wake.clone(), beside.clone());
+    let maintainer = session.clone();
+    let round = move || {
+        let session = maintainer.clone();
+        async move { session.keep().await }
+    };
+    let maintenance = tokio::spawn(maintenance::maintain(round, beside.clone()));
+
+    let caller = UntilLeaseEnds { session: session.clone(), beats };
+    let mut engine = Engine::new(caller, options, launcher.clone(), summary);
+    let result = engine.work(&wake, &listener, shutdown).await;
+    match &result {
+        Ok(()) => engine.close().await,
+        Err(_) => engine.kill_all().await,
+    }
+    // Not waited for: a query of theirs can hang as long as its connection does.
+    maintenance.abort();
+    drop(heartbeat);
+    // A courtesy: a worker that did not say goodbye is cleaned up when its lease has ended.
+    if result.is_ok() && !matches!(timeout(STOP_TIMEOUT, session.stop()).await, Ok(Ok(()))) {
+        tracing::warn!("the database was not told that this worker has ended");
+    }
+    result
+}
+
+/// Starts a lease, as another worker than any before.
+async fn register(queue: &JobQueue, options: &WorkerOptions) -> Result<Session, Error> {
+    let defaults = SessionOptions::default();
+    let session = queue.session(SessionOptions {
+        name: options.name.clone().unwrap_or(defaults.name),
+        queues: options.queues.clone(),
+        slots: i32::try_from(options.concurrency).unwrap_or(i32::MAX),
+        lease: options.lease,
+        identity: defaults.identity,
+    });
+    session.await
+}
