@@ -23,6 +23,8 @@ pub mod job;
 pub mod migrate;
 pub mod queue;
 pub mod session;
+#[cfg(feature = "cli")]
+mod statement;
 pub mod typed;
 
 #[cfg(feature = "cli")]
