@@ -11,6 +11,7 @@ mod controller_faults;
 mod controller_lead;
 mod controller_scale;
 mod controller_schedule;
+mod controller_shared;
 mod decide;
 mod decide_always;
 mod exactly_once;
