@@ -69,7 +69,7 @@ def config(arch, layer_digest, created):
         "config": {
             "User": f"{USER}:{USER}",
             "Entrypoint": ["/rowlock"],
-            "Env": ["PATH=/", "ROWLOCK_HTTP=0.0.0.0:9464"],
+            "Env": ["PATH=/", "ROWLOCK_HTTP=[::]:9464"],
             "ExposedPorts": {"9464/tcp": {}},
             "WorkingDir": "/",
             "Labels": labels(),

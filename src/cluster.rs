@@ -46,6 +46,9 @@ pub struct ClusterOptions {
 pub struct Cluster {
     client: Client,
     namespace: String,
+    /// The API server, and the place where this program has it from.
+    origin: String,
+    inside: bool,
 }
 
 impl Cluster {
@@ -67,15 +70,16 @@ impl Cluster {
         let variable = env::var_os("KUBECONFIG").is_some_and(|v| !v.is_empty());
         let inside = env::var_os("KUBERNETES_SERVICE_HOST").is_some() && std::path::Path::new(TOKEN_FILE).exists();
         let asked = options.kubeconfig.is_some() || options.context.is_some();
-        let config = if asked || variable || (options.namespace.is_some() && !inside) {
-            Self::from_file(options).await?
-        } else if inside {
+        if asked || variable || (options.namespace.is_some() && !inside) {
+            return Self::outside(options).await.map(Some);
+        }
+        let config = if inside {
             let help = "mount a service account's token, or give --kubeconfig";
             Config::incluster().map_err(|e| ClusterError::Config(format!("the service account: {e}; {help}")))?
         } else {
             return Ok(None);
         };
-        Self::with(config, options.namespace.clone()).map(Some)
+        Self::with(config, options.namespace.clone(), None).map(Some)
     }
 
     /// Finds the cluster that a person means: the one of the kubeconfig, in its usual place if nothing names one.
@@ -89,7 +93,16 @@ impl Cluster {
     /// # Ok(()) }
     /// ```
     pub async fn outside(options: &ClusterOptions) -> Result<Cluster, ClusterError> {
-        Self::with(Self::from_file(options).await?, options.namespace.clone())
+        let source = match (&options.kubeconfig, env::var("KUBECONFIG")) {
+            (Some(file), _) => file.display().to_string(),
+            (None, Ok(files)) if !files.is_empty() => format!("KUBECONFIG={files}"),
+            _ => "the kubeconfig in its usual place".into(),
+        };
+        let source = match &options.context {
+            Some(context) => format!("context {context} of {source}"),
+            None => source,
+        };
+        Self::with(Self::from_file(options).await?, options.namespace.clone(), Some(source))
     }
 
     async fn from_file(options: &ClusterOptions) -> Result<Config, ClusterError> {
@@ -104,7 +117,7 @@ impl Cluster {
         Config::from_custom_kubeconfig(file.map_err(wrong)?, &context).await.map_err(wrong)
     }
 
-    fn with(mut config: Config, namespace: Option<String>) -> Result<Cluster, ClusterError> {
+    fn with(mut config: Config, namespace: Option<String>, source: Option<String>) -> Result<Cluster, ClusterError> {
         // One provider everywhere. An error says that it is set already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         config.default_retry = false;
@@ -114,8 +127,11 @@ impl Cluster {
         // Otherwise the time for which a connection lay idle would count.
         config.reset_reader_on_write = true;
         let namespace = namespace.unwrap_or_else(|| config.default_namespace.clone());
+        let inside = source.is_none();
+        let origin =
+            format!("{} (from {})", config.cluster_url, source.as_deref().unwrap_or("this Pod's service account"));
         let client = Client::try_from(config).map_err(|e| ClusterError::Config(format!("the cluster: {e}")))?;
-        Ok(Cluster { client, namespace })
+        Ok(Cluster { client, namespace, origin, inside })
     }
 
     /// The name of the namespace.
@@ -127,6 +143,28 @@ impl Cluster {
     /// ```
     pub fn namespace(&self) -> &str {
         &self.namespace
+    }
+
+    /// The API server and the place where this program has it from, for people.
+    ///
+    /// ```no_run
+    /// # fn f(cluster: &rowlock::cluster::Cluster) {
+    /// println!("the cluster at {}", cluster.origin());
+    /// # }
+    /// ```
+    pub fn origin(&self) -> &str {
+        &self.origin
+    }
+
+    /// Whether this process runs in a Pod of the cluster.
+    ///
+    /// ```no_run
+    /// # fn f(cluster: &rowlock::cluster::Cluster) {
+    /// let outside = !cluster.is_inside();
+    /// # }
+    /// ```
+    pub fn is_inside(&self) -> bool {
+        self.inside
     }
 
     /// The API of one kind of objects in the namespace. Its calls go through [`call`](Self::call).

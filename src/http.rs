@@ -10,7 +10,7 @@ mod ready;
 
 use std::{
     io,
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
@@ -39,7 +39,7 @@ use crate::{
     metrics::{self, Facts},
 };
 
-/// The default address.
+/// The default address. The same port of `::1` is served with it, where there is one.
 pub const DEFAULT_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9464);
 
 /// So many connections may be open at once; more are closed unread.
@@ -77,7 +77,8 @@ pub struct Served {
     _end: DropGuard,
 }
 
-/// Serves until the returned value is dropped.
+/// Serves until the returned value is dropped. `[::]` serves IPv6 and IPv4, whatever the system's default is, and IPv4
+/// alone on a system without IPv6.
 ///
 /// # Errors
 /// The error of the listener, such as that the address is in use.
@@ -91,16 +92,45 @@ pub struct Served {
 /// # Ok(()) }
 /// ```
 pub async fn serve(address: SocketAddr, state: State) -> io::Result<Served> {
-    let listener = TcpListener::bind(address).await?;
+    let (listener, other) = listen(address).await?;
     let address = listener.local_addr()?;
+    let (router, room) = (router(state), Arc::new(Semaphore::new(MAX_CONNECTIONS)));
     let end = CancellationToken::new();
-    let ended = end.clone();
-    tokio::spawn(async move { end.run_until_cancelled(accept(listener, router(state))).await });
-    Ok(Served { address, _end: ended.drop_guard() })
+    for listener in [Some(listener), other].into_iter().flatten() {
+        let (end, router, room) = (end.clone(), router.clone(), room.clone());
+        tokio::spawn(async move { end.run_until_cancelled(accept(listener, router, room)).await });
+    }
+    Ok(Served { address, _end: end.drop_guard() })
 }
 
-async fn accept(listener: TcpListener, router: Router) {
-    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+/// Opens an address, and the same port of the other family where the address stands for both.
+async fn listen(address: SocketAddr) -> io::Result<(TcpListener, Option<TcpListener>)> {
+    let both = address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+    let listener = match TcpListener::bind(address).await {
+        Err(error) if both && is_without_ipv6(&error) => {
+            return Ok((TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await?, None));
+        }
+        bound => bound?,
+    };
+    let port = listener.local_addr()?.port();
+    let other: Option<IpAddr> = match address {
+        // It is refused as in use where the first listener takes IPv4 connections as well: then all is served.
+        _ if both => Some(Ipv4Addr::UNSPECIFIED.into()),
+        DEFAULT_ADDRESS => Some(Ipv6Addr::LOCALHOST.into()),
+        _ => None,
+    };
+    Ok(match other {
+        Some(ip) => (listener, TcpListener::bind((ip, port)).await.ok()),
+        None => (listener, None),
+    })
+}
+
+fn is_without_ipv6(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    [Errno::AFNOSUPPORT, Errno::ADDRNOTAVAIL].iter().any(|e| error.raw_os_error() == Some(e.raw_os_error()))
+}
+
+async fn accept(listener: TcpListener, router: Router, room: Arc<Semaphore>) {
     loop {
         let Ok((stream, _)) = listener.accept().await else {
             // The process may be out of file descriptors: a try at once would fail, too.

@@ -28,6 +28,8 @@ pub mod migrate;
 pub mod queue;
 mod reason;
 pub mod session;
+#[cfg(feature = "cli")]
+mod statement;
 #[cfg_attr(not(feature = "cli"), expect(dead_code, reason = "only `launch` uses all of the seam"))]
 pub mod worker;
 

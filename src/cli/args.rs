@@ -15,7 +15,10 @@ pub(super) use self::{
     jobs::{Enqueue, Filter, JobsCommand},
     running::{Controller, Dev, Explain, LogFormat, SchedulesCommand, Serve, Worker},
 };
-use crate::{cluster::ClusterOptions, simulate::Shape};
+use crate::{
+    cluster::ClusterOptions,
+    simulate::{Options, Shape},
+};
 
 /// A job queue in PostgreSQL.
 #[derive(Parser)]
@@ -205,28 +208,33 @@ pub(super) struct Simulate {
     #[arg(long, env = "ROWLOCK_SIMULATE_DURATION", value_parser = span, default_value = "30m")]
     pub duration: Duration,
     /// The same seed gives the same run.
-    #[arg(long, env = "ROWLOCK_SIMULATE_SEED", default_value_t = 1)]
+    #[arg(long, env = "ROWLOCK_SIMULATE_SEED", default_value_t = Options::default().seed)]
     pub seed: u64,
     /// The objective: how long a ready job may wait.
-    #[arg(long, env = "ROWLOCK_SIMULATE_TARGET_WAIT", value_parser = pause, default_value = "5s")]
+    #[arg(long, env = "ROWLOCK_SIMULATE_TARGET_WAIT", value_parser = pause, default_value = shown(Options::default().target_wait))]
     pub target_wait: Duration,
-    #[arg(long, env = "ROWLOCK_SIMULATE_MAX_REPLICAS", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    #[arg(long, env = "ROWLOCK_SIMULATE_MAX_REPLICAS", default_value_t = Options::default().max_replicas, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub max_replicas: u32,
     /// Jobs a replica runs at once.
-    #[arg(long, env = "ROWLOCK_SIMULATE_SLOTS", default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(long, env = "ROWLOCK_SIMULATE_SLOTS", default_value_t = Options::default().slots, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub slots: u32,
     /// How long the highest need holds.
-    #[arg(long, env = "ROWLOCK_SIMULATE_SCALE_DOWN_DELAY", value_parser = humantime::parse_duration, default_value = "60s")]
+    #[arg(long, env = "ROWLOCK_SIMULATE_SCALE_DOWN_DELAY", value_parser = humantime::parse_duration, default_value = shown(Options::default().scale_down_delay))]
     pub scale_down_delay: Duration,
     /// From the order of a replica to its first claim.
-    #[arg(long, env = "ROWLOCK_SIMULATE_POD_START", value_parser = humantime::parse_duration, default_value = "2s")]
+    #[arg(long, env = "ROWLOCK_SIMULATE_POD_START", value_parser = humantime::parse_duration, default_value = shown(Options::default().pod_start))]
     pub pod_start: Duration,
     /// Draw it into this file, too.
     #[arg(long, env = "ROWLOCK_SIMULATE_SVG")]
     pub svg: Option<PathBuf>,
 }
 
-/// A simulated time: a look a second, so it must have an end.
+/// A default of the library. clap keeps it as long as the program runs.
+fn shown(default: Duration) -> &'static str {
+    humantime::format_duration(default).to_string().leak()
+}
+
+/// A simulated time: there is a decision every second, so it must have an end.
 fn span(text: &str) -> Result<Duration, String> {
     let span = humantime::parse_duration(text).map_err(|e| e.to_string())?;
     if (1..=86_400).contains(&span.as_secs()) { Ok(span) } else { Err("expected 1s to 1day".into()) }

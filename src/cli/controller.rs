@@ -12,6 +12,14 @@ pub(super) async fn run(queue: JobQueue, place: &ClusterOptions, args: Controlle
     serve::log(&args.serve);
     let stop = stop_on_signal()?;
     let cluster = Cluster::find(place).await?;
+    if let Some(cluster) = cluster.as_ref().filter(|c| !c.is_inside()) {
+        // A person may not know which cluster the environment points to, and this program is about to change it.
+        output::message(&format!(
+            "about to scale Deployments in namespace {} of the cluster at {}",
+            cluster.namespace(),
+            cluster.origin()
+        ));
+    }
     let facts = Facts::new("controller");
     let _served = serve::http(&args.serve, &queue, &facts).await?;
     let mut options =
@@ -21,7 +29,7 @@ pub(super) async fn run(queue: JobQueue, place: &ClusterOptions, args: Controlle
         controller::run(queue, (), options, stop.drain).await?;
         return Ok(());
     };
-    tracing::info!(namespace = cluster.namespace(), "scaling Deployments");
+    tracing::info!(namespace = cluster.namespace(), cluster = cluster.origin(), "scaling Deployments");
     let events = Events::new(cluster.clone(), "controller");
     options.catalog = Some(Source { cluster: cluster.clone(), events: events.clone() });
     let target = Deployments::watch(cluster, events);

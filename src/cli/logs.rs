@@ -26,14 +26,14 @@ pub(super) async fn run(
     };
     if let Some(log) = of_pod(id, tail, place).await? {
         for line in log.lines().filter(|line| is_jobs_own(line)) {
-            out.text(line)?;
+            out.text(&output::printable(line))?;
         }
         return Ok(());
     }
     match job.error {
         Some(error) => {
             output::message("it has no Pod now; this is the error of its last attempt");
-            out.text(&error)
+            out.text(&output::printable(&error))
         }
         None => Err(Exit::NotFound(format!("job {id} is {} and has no Pod", job.status.as_str())).into()),
     }

@@ -90,8 +90,11 @@ fn fail(error: &anyhow::Error) -> ExitCode {
 
 /// The rows of one statement. The name and the state of an error stay: it is the library's.
 async fn rows(queue: &JobQueue, sql: &str, args: &[Arg<'_>]) -> Result<Vec<tokio_postgres::Row>, Error> {
-    Ok(queue.pool().get().await?.query_typed(sql, args).await?)
+    crate::statement::query(queue.pool(), STATEMENT_TIMEOUT, sql, args).await
 }
+
+/// The server cancels a statement of a command after this time: whoever waits for it may have gone.
+const STATEMENT_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(60);
 
 type Arg<'a> = (&'a (dyn tokio_postgres::types::ToSql + Sync), tokio_postgres::types::Type);
 

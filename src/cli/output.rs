@@ -26,11 +26,11 @@ impl Table {
     }
 
     pub(super) fn row<const N: usize>(&mut self, cells: [String; N]) {
-        self.0.add_row(cells);
+        self.push(cells.into());
     }
 
     pub(super) fn push(&mut self, cells: Vec<String>) {
-        self.0.add_row(cells);
+        self.0.add_row(cells.iter().map(|cell| printable(cell)));
     }
 }
 
@@ -56,7 +56,7 @@ impl Output {
     ) -> anyhow::Result<()> {
         match self.format {
             Format::Table | Format::Wide => self.text(&table.0.trim_fmt()),
-            Format::Name => list.iter().try_for_each(|item| self.text(&name(item))),
+            Format::Name => list.iter().try_for_each(|item| self.text(&printable(&name(item)))),
             Format::Json | Format::Yaml => self.value(&list),
         }
     }
@@ -64,7 +64,7 @@ impl Output {
     /// One thing: its fields for people, an object for programs.
     pub(super) fn one<T: Serialize>(&self, item: &T, name: &str) -> anyhow::Result<()> {
         match self.format {
-            Format::Name => self.text(name),
+            Format::Name => self.text(&printable(name)),
             Format::Json | Format::Yaml => self.value(item),
             Format::Table | Format::Wide => {
                 let mut table = Drawn::new();
@@ -72,7 +72,7 @@ impl Output {
                 let text = serde_json::to_string(item)?;
                 let fields: BTreeMap<String, &RawValue> = serde_json::from_str(&text)?;
                 for (key, value) in fields.into_iter().filter(|(_, v)| v.get() != "null") {
-                    table.add_row([key, plain_text(value)]);
+                    table.add_row([printable(&key), printable(&plain_text(value))]);
                 }
                 self.text(&table.trim_fmt())
             }
@@ -80,11 +80,16 @@ impl Output {
     }
 
     fn value<T: Serialize>(&self, value: &T) -> anyhow::Result<()> {
+        // Not through a tree: it would round a payload's long numbers.
+        let json = || serde_json::to_string_pretty(value).map(|text| escape_json(&text));
         self.text(&match self.format {
             // Through a tree: raw JSON inside has no YAML form of its own.
-            Format::Yaml => serde_saphyr::to_string(&serde_json::to_value(value)?)?.trim_end().to_owned(),
-            // Not through a tree: it would round a payload's long numbers.
-            _ => serde_json::to_string_pretty(value)?,
+            Format::Yaml => match serde_saphyr::to_string(&serde_json::to_value(value)?)?.trim_end() {
+                // YAML may show such letters as they are; JSON, which is YAML, can escape them.
+                text if text.contains(|c| is_unsafe(c)) => json()?,
+                text => text.to_owned(),
+            },
+            _ => json()?,
         })
     }
 
@@ -105,7 +110,7 @@ impl Output {
         let columns = if self.wide() { [columns, wide].concat() } else { columns.to_vec() };
         let mut table = Table::new(&columns);
         for item in &list {
-            table.0.add_row(columns.iter().map(|c| plain(&item[*c])));
+            table.push(columns.iter().map(|c| plain(&item[*c])).collect());
         }
         self.list(&list, table, |item| plain(&item[key]))
     }
@@ -134,7 +139,36 @@ async fn readable(queue: &JobQueue, view: &str) -> Result<String, Error> {
 
 /// A message for people. There is nobody to tell if stderr is gone.
 pub(super) fn message(text: &str) {
-    let _ = writeln!(std::io::stderr().lock(), "{text}");
+    let _ = writeln!(std::io::stderr().lock(), "{}", printable(text));
+}
+
+/// A text for a terminal. A job chooses its errors and results, and must not move the cursor, change colours, or write
+/// from right to left in somebody's terminal.
+pub(super) fn printable(text: &str) -> String {
+    text.chars().fold(String::with_capacity(text.len()), |mut shown, c| {
+        match is_unsafe(c) {
+            true => shown.extend(c.escape_unicode()),
+            false => shown.push(c),
+        }
+        shown
+    })
+}
+
+/// Whether a terminal takes a letter for an order: controls but for the end of a line and a tab, and marks of direction.
+fn is_unsafe(c: char) -> bool {
+    (c.is_control() && c != '\n' && c != '\t')
+        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// JSON whose strings show no such letter. serde_json escapes those below 0x20 already.
+fn escape_json(text: &str) -> String {
+    text.chars().fold(String::with_capacity(text.len()), |mut shown, c| {
+        match is_unsafe(c) {
+            true => shown.push_str(&format!("\\u{:04x}", u32::from(c))),
+            false => shown.push(c),
+        }
+        shown
+    })
 }
 
 pub(super) fn time(at: Option<DateTime<Utc>>) -> String {
@@ -156,5 +190,21 @@ fn plain(value: &serde_json::Value) -> String {
             items.iter().filter_map(|i| i.as_str()).collect::<Vec<_>>().join(" ")
         }
         other => other.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_terminal_gets_no_order_from_a_jobs_text() {
+        let hostile = "a\u{1b}[2J\u{1b}]0;title\u{7}b\rc\u{9b}31m\u{202e}d\u{7f}";
+        let shown = printable(hostile);
+        assert_eq!(shown, "a\\u{1b}[2J\\u{1b}]0;title\\u{7}b\\u{d}c\\u{9b}31m\\u{202e}d\\u{7f}");
+        assert_eq!(printable("über\n\t日本 🙂"), "über\n\t日本 🙂");
+        let json = escape_json(&serde_json::Value::String(hostile.into()).to_string());
+        assert!(!json.contains(|c| is_unsafe(c)), "{json:?}");
+        assert_eq!(serde_json::from_str::<String>(&json).ok().as_deref(), Some(hostile), "the value is the same");
     }
 }

@@ -30,7 +30,7 @@ const OLD_TRANSACTION_SECONDS: f64 = 600.0;
 /// let demand = Demand { types: vec![mail], ..Default::default() };
 /// let limits = Limits { slots: Some(10), max_replicas: 50, ..Limits::new(vec!["mail".into()]) };
 /// let decision = decide(Some(&demand), &limits, &Current::default(), &History::default(), chrono::Utc::now());
-/// assert_eq!((decision.wanted, decision.reason), (3, Reason::Pickup)); // 600 s of work in 28 s, 10 at a time
+/// assert_eq!((decision.wanted, decision.reason), (20, Reason::Pickup)); // 600 s of work in 3 s, 10 at a time
 /// ```
 pub fn decide(
     demand: Option<&Demand>,

@@ -39,10 +39,23 @@ pub enum Reason {
     Deadband,
     /// Fewer would do, but so many are needed for the jobs that run.
     RunningWork,
+    /// Fewer would do, but a rollout of the Deployment goes on: then its own controller chooses which Pods go.
+    Rollout,
+    /// Fewer would do, but the API server is away: workers that drain meanwhile would do nothing.
+    TargetAway,
     /// Fewer.
     ScaleIn,
     /// None: nothing is pending, runs or arrives.
     ToZero,
+}
+
+/// A reason of the target for which it can take no replica away now. Each has an end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hold {
+    /// A rollout goes on. It holds for ten minutes at most, and not at all while the rollout is paused.
+    Rollout,
+    /// The API server did not answer a moment ago. It holds until the next call, two seconds later.
+    TargetAway,
 }
 
 /// The part of the demand that asks for most.
@@ -143,10 +156,26 @@ pub struct Inputs {
     pub connections: Option<Connections>,
     /// The replicas.
     pub replicas: Current,
+    /// The part of the queues' demand that this Deployment takes, from 0 to 1; none if no other Deployment serves them.
+    pub share: Option<f64>,
     /// The types in short: the first [`TYPES_KEPT`](Self::TYPES_KEPT) of those with demand.
     pub types: Vec<TypeDemand>,
     /// The number of further types.
     pub types_left_out: usize,
+}
+
+impl Decision {
+    /// Holds a scale-in back that the target cannot carry out now.
+    pub(crate) fn hold_back(&mut self, hold: Hold) {
+        if self.wanted < self.current {
+            self.wanted = self.current;
+            self.clamp = None;
+            self.reason = match hold {
+                Hold::Rollout => Reason::Rollout,
+                Hold::TargetAway => Reason::TargetAway,
+            };
+        }
+    }
 }
 
 impl Inputs {

@@ -51,6 +51,11 @@ impl Decision {
             Reason::Late => format!("a job has waited for longer than {wait}, and until it runs nothing goes"),
             Reason::Deadband => "one fewer would do only just, and chance would soon order it again".into(),
             Reason::RunningWork => "the jobs that run need them".into(),
+            Reason::Rollout => {
+                "fewer would do, but a rollout goes on; none goes until it ends, is paused, or has lasted for 10 min"
+                    .into()
+            }
+            Reason::TargetAway => "fewer would do, but the API server does not answer; it is asked again soon".into(),
             Reason::ScaleIn => format!("fewer would have done throughout the last {delay}"),
             Reason::ToZero => format!("nothing is pending, runs or arrives, nor did within {delay}"),
         }
@@ -120,7 +125,12 @@ impl Inputs {
         if !r.starting_seconds.is_empty() {
             text += &format!("; {} ready and {} starting", replicas(r.ready), r.starting_seconds.len());
         }
-        text + "."
+        text += ".";
+        if let Some(share) = self.share {
+            let percent = (share * 100.0).round();
+            text += &format!(" That is {percent} % of all: other Deployments serve the same queues.");
+        }
+        text
     }
 }
 

@@ -75,6 +75,8 @@ pub struct Deployments {
 struct Memory {
     size: Size,
     short_since: Instant,
+    /// A rollout goes on since this time.
+    unsettled_since: Option<Instant>,
     /// The marked Pods, and since when exactly those are marked.
     marked: Option<(Vec<String>, Instant)>,
 }
@@ -187,7 +189,7 @@ impl Target for Deployments {
             return Ok(Snapshot::default());
         };
         let now = Instant::now();
-        let new = || Memory { size: Size::default(), short_since: now, marked: None };
+        let new = || Memory { size: Size::default(), short_since: now, unsettled_since: None, marked: None };
         for d in &deployments {
             self.memories.entry(d.metadata.name.clone().unwrap_or_default()).or_insert_with(new);
         }
@@ -200,6 +202,7 @@ impl Target for Deployments {
                 by_deployment.entry(name).or_default().push(pod);
             }
         }
+        let is_away = self.is_away();
         let mut snapshot = Snapshot { terminated, ..Snapshot::default() };
         for d in deployments.iter().filter(|d| d.metadata.deletion_timestamp.is_none()) {
             let name = d.metadata.name.as_deref().unwrap_or_default();
@@ -211,8 +214,15 @@ impl Target for Deployments {
             if there >= set_to as usize {
                 memory.short_since = now;
             }
-            let known =
-                Known { ordered: &self.ordered, stopping: &self.stopping, short_since: memory.short_since, now };
+            memory.unsettled_since = (!view::is_settled(d)).then(|| memory.unsettled_since.unwrap_or(now));
+            let known = Known {
+                ordered: &self.ordered,
+                stopping: &self.stopping,
+                short_since: memory.short_since,
+                unsettled_since: memory.unsettled_since,
+                is_away,
+                now,
+            };
             snapshot.deployments.push(view::scaled(d, pods, set_to, &known));
             snapshot.restarted.extend(pods.iter().filter_map(|p| Some((uid(p).to_owned(), pod::restarted(p)?))));
         }
@@ -227,8 +237,7 @@ impl Target for Deployments {
     }
 
     async fn may_shrink(&mut self, deployment: &str) -> Result<bool, TargetError> {
-        let Some(seen) = self.deployment(deployment).filter(|_| !self.is_away()) else { return Ok(false) };
-        if !view::is_settled(&seen) {
+        if self.is_away() {
             return Ok(false);
         }
         // Draining workers do not work, so none drains before the API server is known to answer.
@@ -258,8 +267,7 @@ impl Target for Deployments {
         Ok(false)
     }
 
-    async fn stop(&mut self, deployment: &str, replicas: &[String]) -> Result<bool, TargetError> {
-        let fewer = u32::try_from(replicas.len()).unwrap_or(u32::MAX);
+    async fn stop(&mut self, deployment: &str, replicas: &[String], fewer: u32) -> Result<bool, TargetError> {
         let done = self.scale(deployment, Change::Fewer(fewer)).await?;
         if done {
             let now = Instant::now();

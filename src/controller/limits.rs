@@ -5,6 +5,12 @@ use std::{collections::BTreeMap, fmt, str::FromStr, time::Duration};
 /// Every annotation of Rowlock begins with this text.
 pub const PREFIX: &str = "rowlock.dev/";
 
+/// A ready job waits no longer than this where no annotation says otherwise.
+pub const DEFAULT_TARGET_WAIT: Duration = Duration::from_secs(5);
+
+/// The highest recent need holds this long where no annotation says otherwise.
+pub const DEFAULT_SCALE_DOWN_DELAY: Duration = Duration::from_secs(60);
+
 /// A replica has so many slots where neither an annotation nor a worker says.
 pub const DEFAULT_SLOTS: u32 = 10;
 
@@ -46,8 +52,8 @@ impl Limits {
             min_replicas: 0,
             max_replicas: 10,
             slots: None,
-            rule: Rule::TargetWait(Duration::from_secs(30)),
-            scale_down_delay: Duration::from_secs(60),
+            rule: Rule::TargetWait(DEFAULT_TARGET_WAIT),
+            scale_down_delay: DEFAULT_SCALE_DOWN_DELAY,
             pin_replicas: None,
             dry_run: false,
         }
@@ -81,7 +87,7 @@ impl Limits {
             read.refuse("min-replicas", &format!("no more than max-replicas, which is {max}"));
         }
         limits.slots = read.get("slots", "a number from 1 to 10000", |v| number(1, 10_000)(v).map(Some));
-        const WAIT: &str = "a time from 100ms to 1day, such as 30s";
+        const WAIT: &str = "a time from 100ms to 1day, such as 5s";
         const DELAY: &str = "a time from 0s to 1day, such as 60s";
         let (wait, delay) = (duration(Duration::from_millis(100)), duration(Duration::ZERO));
         let wait = read.get("target-wait", WAIT, |v| wait(v).map(Some));
@@ -205,7 +211,7 @@ mod tests {
         let limits = read(&[("queues", "mail, default,mail")]).unwrap();
         assert_eq!(limits, Limits::new(vec!["mail".into(), "default".into()]));
         assert_eq!((limits.min_replicas, limits.max_replicas), (0, 10));
-        assert_eq!(limits.rule, Rule::TargetWait(Duration::from_secs(30)));
+        assert_eq!(limits.rule, Rule::TargetWait(Duration::from_secs(5)));
         assert_eq!(limits.scale_down_delay, Duration::from_secs(60));
     }
 

@@ -116,7 +116,7 @@ impl LocalProcesses {
         let parent_link = child.stdin.take();
         Ok(Running {
             number,
-            replica: Replica { key, ordered, up: true },
+            replica: Replica { key, group: "local".into(), ordered, up: true },
             child,
             _parent_link: parent_link,
             stopping: false,
@@ -198,6 +198,7 @@ impl Target for LocalProcesses {
             limits: Ok(self.options.limits.clone()),
             replicas: self.running.iter().filter(|r| !r.stopping).map(|r| r.replica.clone()).collect(),
             unschedulable: 0,
+            hold: None,
         };
         Ok(Snapshot { deployments: vec![scaled], terminated, ..Snapshot::default() })
     }
@@ -210,7 +211,7 @@ impl Target for LocalProcesses {
         Ok(true)
     }
 
-    async fn stop(&mut self, _: &str, replicas: &[String]) -> Result<bool, TargetError> {
+    async fn stop(&mut self, _: &str, replicas: &[String], _: u32) -> Result<bool, TargetError> {
         for r in self.running.iter_mut().filter(|r| replicas.contains(&r.replica.key)) {
             r.stopping = true;
             terminate(r);

@@ -180,7 +180,7 @@ mod tests {
     }
 
     fn replica(key: &str) -> Replica {
-        Replica { key: key.into(), ordered: Instant::now(), up: true }
+        Replica { key: key.into(), group: "a".into(), ordered: Instant::now(), up: true }
     }
 
     #[test]
@@ -197,6 +197,7 @@ mod tests {
             limits: Ok(Limits::new(vec!["a".into()])),
             replicas: ["a", "b", "c"].map(replica).to_vec(),
             unschedulable: 0,
+            hold: None,
         };
         let mut memory = Memory::default();
         memory.current(&scaled, &Workers::new(&[]));

@@ -12,7 +12,7 @@
 //! - `reconcile`: one round of the loop. `lead`, `ticks`: tasks beside it.
 //! - `observe`, `rates`: one observation of the database. `memory`: one Deployment between two rounds.
 //! - [`target`]: the thing that is scaled. [`local`]: processes of this machine. [`kubernetes`]: Deployments.
-//!   `scale_in`: how replicas go, and none that works.
+//!   `scale_in`: how replicas go, and none that works. `share`: Deployments that serve the same queue.
 //! - [`configmaps`]: the catalogue from a cluster.
 //! - `scaler_error`: the acts that can fail, by name. `store`: the only file that calls the controller's SQL.
 
@@ -33,6 +33,7 @@ mod rates;
 mod reconcile;
 mod scale_in;
 mod scaler_error;
+mod share;
 mod store;
 pub mod target;
 mod ticks;
@@ -47,7 +48,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use uuid::Uuid;
 
 pub use decide::decide;
-pub use decision::{Clamp, Decision, Reason, Term};
+pub use decision::{Clamp, Decision, Hold, Reason, Term};
 pub use demand::{Connections, Current, Demand, TypeDemand};
 pub use history::History;
 pub use limits::{InvalidLimits, Limits, Rule};

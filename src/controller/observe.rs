@@ -9,6 +9,7 @@ use uuid::Uuid;
 use super::{
     demand::{Connections, Demand, TypeDemand},
     rates::Rates,
+    share::Shares,
     store::Store,
 };
 use crate::{Error, hints::Hints};
@@ -200,6 +201,16 @@ impl Observer {
     }
 }
 
+/// A part of a type's demand, and another part of its running jobs: those run where they do.
+fn shared(mut t: TypeDemand, share: f64, running: f64) -> TypeDemand {
+    let part = |n: u64, share: f64| (n as f64 * share - 1e-9).ceil().max(0.0) as u64;
+    (t.pending, t.scheduled_soon) = (part(t.pending, share), part(t.scheduled_soon, share));
+    t.running = part(t.running, running);
+    (t.rate_10s, t.rate_60s) = (t.rate_10s * share, t.rate_60s * share);
+    t.ended_10s = t.ended_10s.map(|ended| ended * running);
+    t
+}
+
 /// The age of the type's first job among the first jobs of the lanes. If the type has none there, its oldest job is
 /// younger than the last of those.
 fn oldest_age(t: &TypeRow, lanes: &[LaneRow]) -> f64 {
@@ -212,10 +223,18 @@ fn oldest_age(t: &TypeRow, lanes: &[LaneRow]) -> f64 {
 }
 
 impl Demanded {
-    /// The demand on some of the queues.
-    pub(super) fn demand(&self, queues: &[String], connections_per_replica: u32) -> Demand {
+    /// The shares of the demand on the queues that a Deployment takes. `working` is the number of jobs that run in its
+    /// own replicas, where other Deployments serve the same queues.
+    pub(super) fn demand(&self, shares: &Shares, working: Option<u64>, connections_per_replica: u32) -> Demand {
+        let of = |t: &TypeDemand| shares.get(&t.queue).map(|share| (t.clone(), *share));
+        let mut types: Vec<(TypeDemand, f64)> = self.types.iter().filter_map(of).collect();
+        if let Some(working) = working {
+            let all: u64 = types.iter().map(|(t, _)| t.running).sum();
+            let part = if all > 0 { (working as f64 / all as f64).min(1.0) } else { 0.0 };
+            types = types.into_iter().map(|(t, share)| (shared(t, share, part), share)).collect();
+        }
         Demand {
-            types: self.types.iter().filter(|t| queues.contains(&t.queue)).cloned().collect(),
+            types: types.into_iter().map(|(t, _)| t).collect(),
             oldest_transaction_seconds: self.oldest_transaction_seconds,
             connections: Some(Connections { free: self.free_connections, per_replica: connections_per_replica }),
         }
@@ -258,18 +277,33 @@ mod tests {
 
     #[test]
     fn an_observation_becomes_demand() {
-        let demand = seen(&mut Observer::default(), |_| {}).demand(&["a".into()], 3);
+        let demand = seen(&mut Observer::default(), |_| {}).demand(&all("a"), None, 3);
         let (t, u) = (&demand.types[0], &demand.types[1]);
         assert_eq!((t.pending, t.scheduled_soon, t.running), (7, 3, 2));
         assert_eq!((t.oldest_age_seconds, u.oldest_age_seconds), (4.0, 2.0), "the second is not among the first jobs");
         assert_eq!((t.service_seconds, t.expected_seconds, t.running_age_seconds), (Some(0.5), Some(0.5), Some(1.5)));
         assert_eq!(demand.connections, Some(Connections { free: 90, per_replica: 3 }));
-        assert_eq!(seen(&mut Observer::default(), |_| {}).demand(&["b".into()], 3).types, []);
+        assert_eq!(seen(&mut Observer::default(), |_| {}).demand(&all("b"), None, 3).types, []);
+    }
+
+    fn all(queue: &str) -> Shares {
+        [(queue.to_owned(), 1.0)].into()
+    }
+
+    #[test]
+    fn a_deployment_that_shares_its_queue_sees_its_part_and_its_own_running_jobs() {
+        let seen = seen(&mut Observer::default(), |_| {});
+        let shares: Shares = [("a".to_owned(), 0.5)].into();
+        let half = seen.demand(&shares, Some(1), 3).types;
+        assert_eq!((half[0].pending, half[0].running, half[1].pending), (4, 1, 1));
+        let none = seen.demand(&[("a".to_owned(), 0.0)].into(), Some(0), 3);
+        assert_eq!((none.pending(), none.running()), (0, 0));
     }
 
     #[test]
     fn a_paused_queue_demands_nothing_new() {
-        let paused = seen(&mut Observer::default(), |d| d["types"][0]["paused"] = json!(true)).demand(&["a".into()], 3);
+        let paused =
+            seen(&mut Observer::default(), |d| d["types"][0]["paused"] = json!(true)).demand(&all("a"), None, 3);
         assert_eq!((paused.types[0].pending, paused.types[0].scheduled_soon, paused.types[0].running), (0, 0, 2));
     }
 
@@ -282,7 +316,7 @@ mod tests {
             d["types"][0]["scheduled"] = json!(0);
             d["types"][0]["pending"] = json!(10);
         });
-        assert_eq!(later.demand(&["a".into()], 3).types[0].rate_10s, 0.3);
+        assert_eq!(later.demand(&all("a"), None, 3).types[0].rate_10s, 0.3);
     }
 
     #[test]

@@ -12,11 +12,14 @@ use super::{
     decide::decide,
     decision::Decision,
     demand::Current,
-    limits::{InvalidLimits, Limits},
+    history::History,
+    limits::{DEFAULT_SLOTS, InvalidLimits, Limits},
     memory::{self, Memory},
+    need::need,
     observe::{Demanded, Observer, Workers},
     scale_in,
     scaler_error::ScalerError,
+    share::{Sharer, Shares, shares},
     store::Store,
     target::{Notice, Scaled, Snapshot, Target, TargetError},
 };
@@ -95,9 +98,10 @@ impl<T: Target> Reconciler<T> {
         let mut acts = Vec::new();
         let mut replicas = Vec::new();
         self.memories.retain(|name, _| snapshot.deployments.iter().any(|s| s.name == *name));
-        for scaled in &snapshot.deployments {
-            let Ok(limits) = &scaled.limits else { continue };
-            let (current, decision) = self.decide(scaled, limits, &seen, &workers).await?;
+        let valid = self.current(&snapshot.deployments, &seen, &workers).await?;
+        let shares = share(&valid, &seen);
+        for ((scaled, limits, current), shares) in valid.into_iter().zip(shares) {
+            let decision = self.decide(scaled, limits, &current, &shares, &seen, &workers);
             let memory = self.memories.entry(scaled.name.clone()).or_default();
             if memory.is_news(&decision) {
                 rows.push(memory::row(&scaled.name, &decision)?);
@@ -183,23 +187,49 @@ impl<T: Target> Reconciler<T> {
         Ok(())
     }
 
-    async fn decide(
+    /// The Deployments whose annotations are right, with their present replicas.
+    async fn current<'a>(
         &mut self,
-        scaled: &Scaled,
-        limits: &Limits,
+        deployments: &'a [Scaled],
         seen: &Demanded,
         workers: &Workers<'_>,
-    ) -> Result<(Current, Decision), ReconcileError> {
-        let demand = seen.demand(&limits.queues, CONNECTIONS_PER_REPLICA);
-        let known = self.memories.contains_key(&scaled.name);
-        let memory = self.memories.entry(scaled.name.clone()).or_default();
-        let current = memory.current(scaled, workers);
-        if !known {
-            let highest = self.store.highest_need(&scaled.name, memory::window(limits)).await?;
-            memory.restore(seen.now, highest, current.replicas, limits);
+    ) -> Result<Vec<Present<'a>>, ReconcileError> {
+        let mut valid = Vec::new();
+        for scaled in deployments {
+            let Ok(limits) = &scaled.limits else { continue };
+            let known = self.memories.contains_key(&scaled.name);
+            let memory = self.memories.entry(scaled.name.clone()).or_default();
+            let current = memory.current(scaled, workers);
+            if !known {
+                let highest = self.store.highest_need(&scaled.name, memory::window(limits)).await?;
+                memory.restore(seen.now, highest, current.replicas, limits);
+            }
+            valid.push((scaled, limits, current));
         }
-        let decision = decide(Some(&demand), limits, &current, &memory.history, seen.now);
-        Ok((current, decision))
+        Ok(valid)
+    }
+
+    fn decide(
+        &self,
+        scaled: &Scaled,
+        limits: &Limits,
+        current: &Current,
+        shares: &Option<Shares>,
+        seen: &Demanded,
+        workers: &Workers<'_>,
+    ) -> Decision {
+        let all = || limits.queues.iter().map(|q| (q.clone(), 1.0)).collect();
+        let working = || scaled.replicas.iter().flat_map(|r| workers.of(&r.key)).map(|w| w.running).sum();
+        let part = shares.as_ref().map(|_| working());
+        let demand = seen.demand(&shares.clone().unwrap_or_else(all), part, CONNECTIONS_PER_REPLICA);
+        let nothing = History::default();
+        let history = self.memories.get(&scaled.name).map_or(&nothing, |m| &m.history);
+        let mut decision = decide(Some(&demand), limits, current, history, seen.now);
+        decision.inputs.share = shares.as_ref().map(|s| s.values().sum::<f64>() / s.len().max(1) as f64);
+        if let Some(hold) = scaled.hold {
+            decision.hold_back(hold);
+        }
+        decision
     }
 
     async fn act(
@@ -253,6 +283,38 @@ impl<T: Target> Reconciler<T> {
         self.subscribed = quiet;
         Ok(added)
     }
+}
+
+/// A Deployment whose annotations are right, and its present replicas.
+type Present<'a> = (&'a Scaled, &'a Limits, Current);
+
+/// The shares of Deployments that serve the same queues; none for one whose queues are its own.
+fn share(valid: &[Present<'_>], seen: &Demanded) -> Vec<Option<Shares>> {
+    let slots = |limits: &Limits, current: &Current| limits.slots.or(current.slots).unwrap_or(DEFAULT_SLOTS).max(1);
+    let sharer = |(scaled, limits, current): &'_ Present<'_>| {
+        let there = u32::try_from(scaled.replicas.len()).unwrap_or(u32::MAX);
+        // Without room on a node it gets no more than it has.
+        let stuck = there.saturating_sub(scaled.unschedulable);
+        let most = if scaled.unschedulable > 0 { limits.max_replicas.min(stuck) } else { limits.max_replicas };
+        (slots(limits, current), limits.pin_replicas.unwrap_or(most))
+    };
+    let sharers: Vec<Sharer<'_>> = valid
+        .iter()
+        .map(|present| {
+            let (slots, most) = sharer(present);
+            Sharer { limits: present.1, slots, most }
+        })
+        .collect();
+    let of_queue = |queue: &str, by: &Sharer<'_>| {
+        let demand = seen.demand(&[(queue.to_owned(), 1.0)].into(), None, CONNECTIONS_PER_REPLICA);
+        need(&demand, by.limits.rule, by.slots, &Current::default()).slots
+    };
+    let is_shared = |limits: &Limits| {
+        let serves = |queue: &String| valid.iter().filter(|(_, other, _)| other.queues.contains(queue)).count() > 1;
+        limits.queues.iter().any(serves)
+    };
+    let shares = shares(&sharers, of_queue);
+    shares.into_iter().zip(valid).map(|(shares, (_, limits, _))| is_shared(limits).then_some(shares)).collect()
 }
 
 /// An error with its causes: an error's own text never repeats them.

@@ -7,12 +7,17 @@ use deadpool_postgres::Pool;
 use serde_json::Value;
 use tokio_postgres::{
     Row,
-    types::{FromSql, ToSql, Type},
+    types::{FromSql, Type},
 };
 use uuid::Uuid;
 
 use super::scaler_error::ScalerError;
-use crate::{Error, JobQueue, hints::HintArgs, session::Kept};
+use crate::{
+    Error, JobQueue,
+    hints::HintArgs,
+    session::Kept,
+    statement::{self, Args},
+};
 
 /// A query takes at most this time. A leader that cannot answer must stop leading.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -42,17 +47,13 @@ pub(super) struct Store {
     pool: Pool,
 }
 
-type Args<'a> = [(&'a (dyn ToSql + Sync), Type)];
-
 impl Store {
     pub(super) fn new(queue: &JobQueue) -> Store {
         Store { pool: queue.pool().clone() }
     }
 
     async fn rows(&self, sql: &str, args: &Args<'_>) -> Result<Vec<Row>, Error> {
-        let call = async { Ok(self.pool.get().await?.query_typed(sql, args).await?) };
-        let late = || Error::Pool(format!("no answer from the database within {} s", QUERY_TIMEOUT.as_secs()));
-        tokio::time::timeout(QUERY_TIMEOUT, call).await.map_err(|_| late())?
+        statement::query(&self.pool, QUERY_TIMEOUT, sql, args).await
     }
 
     async fn one<T: for<'a> FromSql<'a>>(&self, sql: &str, args: &Args<'_>) -> Result<T, Error> {

@@ -5,7 +5,7 @@ use std::{future::Future, io, time::Instant};
 use chrono::{DateTime, Utc};
 
 use super::{
-    decision::Decision,
+    decision::{Decision, Hold},
     limits::{InvalidLimits, Limits},
 };
 use crate::cluster::ClusterError;
@@ -21,6 +21,8 @@ pub struct Scaled {
     pub replicas: Vec<Replica>,
     /// The number of replicas that no node has room for; they are among those that have not started.
     pub unschedulable: u32,
+    /// The reason for which no replica can be taken away now.
+    pub hold: Option<Hold>,
 }
 
 /// One Pod, or one process.
@@ -28,6 +30,9 @@ pub struct Scaled {
 pub struct Replica {
     /// The identity of its workers begins with this text, up to the first `/`.
     pub key: String,
+    /// The ReplicaSet of a Pod; empty for a replica that has no Pod yet. While there are several, the number of replicas
+    /// that each loses is not for this program to say.
+    pub group: String,
     /// The controller ordered it at this time.
     pub ordered: Instant,
     /// Its program runs as far as the target knows, so it may have a job, even if no worker of it is to be seen.
@@ -110,13 +115,17 @@ pub trait Target: Send {
         std::future::ready(Ok(true))
     }
 
-    /// Stops exactly these replicas, by their keys; false if the call has to be repeated. They are idle, and their
-    /// workers claim no more.
+    /// Takes away `fewer` of these marked replicas; false if the call has to be repeated. They are idle,
+    /// and their workers claim no more. Where replicas are of several groups, more are marked than go.
     ///
     /// # Errors
     /// If the call is refused. Some replicas may have been stopped.
-    fn stop(&mut self, deployment: &str, replicas: &[String])
-    -> impl Future<Output = Result<bool, TargetError>> + Send;
+    fn stop(
+        &mut self,
+        deployment: &str,
+        replicas: &[String],
+        fewer: u32,
+    ) -> impl Future<Output = Result<bool, TargetError>> + Send;
 
     /// Shows a message on the scaled object.
     fn publish(&mut self, deployment: &str, notice: Notice<'_>) {
@@ -139,7 +148,7 @@ impl Target for () {
         Ok(true)
     }
 
-    async fn stop(&mut self, _: &str, _: &[String]) -> Result<bool, TargetError> {
+    async fn stop(&mut self, _: &str, _: &[String], _: u32) -> Result<bool, TargetError> {
         Ok(true)
     }
 }

@@ -5,18 +5,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use deadpool_postgres::Object;
 use tokio::sync::Mutex;
 
-use crate::{
-    Error, JobQueue,
-    hints::{HintArgs, Hints},
-    metrics::Reading,
-};
+use crate::{Error, JobQueue, hints::Hints, metrics::Reading, statement};
 
 /// A reading is reused for this time.
 const REUSED_FOR: Duration = Duration::from_secs(1);
-/// Without an answer in this time the database counts as down. Prometheus gives a scrape ten seconds.
+/// Without an answer in this time the database counts as down, and the server cancels the query. Prometheus gives a scrape ten seconds.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// The last reading of the database.
@@ -72,7 +67,8 @@ impl ReadingCache {
     async fn read(&self, hints: &mut Hints) -> Result<Reading, String> {
         let started = Instant::now();
         let args = hints.args(started);
-        let reading = self.read_from(&args, started).await;
+        let rows = statement::query(self.queue.pool(), QUERY_TIMEOUT, Reading::SQL, &Reading::args(&args)).await;
+        let reading = rows.and_then(|rows| Reading::from_rows(&rows)).map_err(|e| text(&e));
         let now = Instant::now();
         if args.sweep {
             hints.swept(started, now);
@@ -81,21 +77,6 @@ impl ReadingCache {
             hints.took(queue, rank, after, now);
         }
         reading
-    }
-
-    async fn read_from(&self, args: &HintArgs, started: Instant) -> Result<Reading, String> {
-        let late = |_| format!("no answer within {} s", QUERY_TIMEOUT.as_secs());
-        let client = tokio::time::timeout(QUERY_TIMEOUT, self.queue.pool().get()).await.map_err(late)?;
-        let client = client.map_err(|e| text(&e.into()))?;
-        let left = QUERY_TIMEOUT.saturating_sub(started.elapsed());
-        match tokio::time::timeout(left, Reading::read_from(&**client, args)).await {
-            Ok(reading) => reading.map_err(|e| text(&e)),
-            Err(elapsed) => {
-                // Its answer may still come, so the connection must not go back to the pool.
-                drop(Object::take(client));
-                Err(late(elapsed))
-            }
-        }
     }
 }
 

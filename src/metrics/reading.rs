@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use tokio_postgres::{
-    GenericClient,
+    GenericClient, Row,
     types::{ToSql, Type},
 };
 
@@ -53,17 +53,20 @@ impl Reading {
     /// # Ok(()) }
     /// ```
     pub async fn read(client: &impl GenericClient) -> Result<Reading, Error> {
-        Reading::read_from(client, &HintArgs::default()).await
+        Reading::from_rows(&client.query_typed(Reading::SQL, &Reading::args(&HintArgs::default())).await?)
     }
 
-    /// Does the same as [`Reading::read`] for a caller who reads again and again, and remembers the first jobs' places.
-    pub(crate) async fn read_from(client: &impl GenericClient, hints: &HintArgs) -> Result<Reading, Error> {
-        let sql = "SELECT what, coalesce(queue, ''), coalesce(type, ''), coalesce(label, ''), value
-                     FROM rowlock.metrics_v1($1, $2, $3)";
-        let args: [(&(dyn ToSql + Sync), Type); 3] =
-            [(&hints.queues, Type::INT4_ARRAY), (&hints.ranks, Type::INT2_ARRAY), (&hints.after, Type::INT8_ARRAY)];
-        let rows = client.query_typed(sql, &args).await?;
-        let sample = |row: &tokio_postgres::Row| -> Result<Sample, Error> {
+    pub(crate) const SQL: &str = "SELECT what, coalesce(queue, ''), coalesce(type, ''), coalesce(label, ''), value
+         FROM rowlock.metrics_v1($1, $2, $3)";
+
+    /// The arguments of [`Reading::SQL`], for a caller who reads again and again and remembers the first jobs' places.
+    pub(crate) fn args(hints: &HintArgs) -> [(&(dyn ToSql + Sync), Type); 3] {
+        [(&hints.queues, Type::INT4_ARRAY), (&hints.ranks, Type::INT2_ARRAY), (&hints.after, Type::INT8_ARRAY)]
+    }
+
+    /// The answer to [`Reading::SQL`].
+    pub(crate) fn from_rows(rows: &[Row]) -> Result<Reading, Error> {
+        let sample = |row: &Row| -> Result<Sample, Error> {
             Ok(Sample {
                 what: row.try_get(0)?,
                 queue: row.try_get(1)?,

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::controller::limits::{DEFAULT_SCALE_DOWN_DELAY, DEFAULT_SLOTS, DEFAULT_TARGET_WAIT};
+
 /// The settings of a simulation: its seed, the objective and the replicas.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -23,10 +25,10 @@ impl Default for Options {
     fn default() -> Options {
         Options {
             seed: 1,
-            target_wait: Duration::from_secs(5),
+            target_wait: DEFAULT_TARGET_WAIT,
             max_replicas: 50,
-            slots: 10,
-            scale_down_delay: Duration::from_secs(60),
+            slots: DEFAULT_SLOTS,
+            scale_down_delay: DEFAULT_SCALE_DOWN_DELAY,
             pod_start: Duration::from_secs(2),
         }
     }

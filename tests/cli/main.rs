@@ -254,6 +254,48 @@ fn a_file_with_types_and_schedules_is_told_apart_and_no_part_is_dropped_in_silen
     run_with(&["types", "lint", "-f", "-"], "types: [{name: a, rate: 1/s}]").exits(4).says("rate: not enforced yet");
 }
 
+/// The environment of a person may point to a cluster that nobody thought of.
+#[test]
+fn a_controller_outside_a_pod_says_first_which_cluster_it_is_about_to_scale() {
+    use std::io::BufRead;
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("config");
+    let config = json!({
+        "apiVersion": "v1", "kind": "Config", "current-context": "other",
+        "clusters": [{"name": "c", "cluster": {"server": "https://127.0.0.1:1"}}],
+        "users": [{"name": "u", "user": {"token": "t"}}],
+        "contexts": [
+            {"name": "other", "context": {"cluster": "c", "user": "u", "namespace": "elsewhere"}},
+            {"name": "mine", "context": {"cluster": "c", "user": "u", "namespace": "mail"}}],
+    });
+    std::fs::write(&file, config.to_string()).unwrap();
+    let mut command = program(Some(url()));
+    command.args(["controller", "--context", "mine", "--http", "127.0.0.1:0", "--kubeconfig"]).arg(&file);
+    let mut child = command.spawn().unwrap();
+    let (told, said) = std::sync::mpsc::channel();
+    let stderr = std::io::BufReader::new(child.stderr.take().unwrap());
+    std::thread::spawn(move || stderr.lines().map_while(Result::ok).try_for_each(|line| told.send(line)));
+    let first = said.recv_timeout(Duration::from_secs(30));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let want = format!(
+        "about to scale Deployments in namespace mail of the cluster at https://127.0.0.1:1/ (from context mine of {})",
+        file.display()
+    );
+    assert_eq!(first.expect("it says something within 30 s"), want);
+}
+
+#[test]
+fn a_terminal_gets_no_order_from_a_jobs_text() {
+    let id = run(&["enqueue", "later", "{\"a\": \"\u{9b}31m\u{202e}\"}", "--delay", "1h", "-o", "name"]).exits(0).out;
+    for format in ["table", "wide", "json", "yaml"] {
+        let said = run(&["jobs", "get", id.trim_end(), "-o", format]).exits(0).out;
+        assert!(!said.contains(['\u{9b}', '\u{202e}', '\u{1b}']), "{format}: {said:?}");
+    }
+    let payload = &run(&["jobs", "get", id.trim_end(), "-o", "json"]).exits(0).json()["payload"];
+    assert_eq!(payload, &json!({"a": "\u{9b}31m\u{202e}"}), "a program gets the value");
+}
+
 #[test]
 fn explain_says_why_and_names_what_it_knows() {
     eventually("there is a decision", || run(&["explain", "dev"]).code == 0);

@@ -44,8 +44,8 @@ struct Three {
 }
 
 fn deployment(name: &str, limits: Result<Limits, InvalidLimits>, replicas: u32) -> Scaled {
-    let replica = |n| Replica { key: format!("{name}-{n}"), ordered: Instant::now(), up: true };
-    Scaled { name: name.into(), limits, replicas: (0..replicas).map(replica).collect(), unschedulable: 0 }
+    let replica = |n| Replica { key: format!("{name}-{n}"), group: "one".into(), ordered: Instant::now(), up: true };
+    Scaled { name: name.into(), limits, replicas: (0..replicas).map(replica).collect(), unschedulable: 0, hold: None }
 }
 
 fn failed(act: &str) -> TargetError {
@@ -76,7 +76,7 @@ impl Target for Three {
         Ok(true)
     }
 
-    async fn stop(&mut self, _: &str, _: &[String]) -> Result<bool, TargetError> {
+    async fn stop(&mut self, _: &str, _: &[String], _: u32) -> Result<bool, TargetError> {
         Ok(true)
     }
 }
@@ -114,7 +114,7 @@ async fn a_wrong_annotation_is_counted_where_nothing_else_is_scaled() {
         async fn grow(&mut self, _: &str, _: u32) -> Result<bool, TargetError> {
             Ok(true)
         }
-        async fn stop(&mut self, _: &str, _: &[String]) -> Result<bool, TargetError> {
+        async fn stop(&mut self, _: &str, _: &[String], _: u32) -> Result<bool, TargetError> {
             Ok(true)
         }
     }

@@ -217,6 +217,7 @@ async fn a_worker_ends_when_whoever_holds_its_leash_does() {
     let mut worker = Program(
         std::process::Command::new(env!("CARGO_BIN_EXE_rowlock"))
             .args(["worker", "--leash", "--queue", "default"])
+            .env_remove("KUBECONFIG")
             .env("DATABASE_URL", &db.url)
             .stdin(std::process::Stdio::piped())
             .spawn()

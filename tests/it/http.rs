@@ -186,6 +186,50 @@ async fn a_database_that_hangs_is_down_within_seconds_and_up_again_when_it_answe
     }
 }
 
+/// Faults of others: a lock that is held, a view that has grown. Whoever asks again every five seconds must not add one
+/// query after the other.
+#[tokio::test]
+async fn a_probe_that_gives_up_leaves_no_query_on_the_server() {
+    let db = database().await;
+    let (served, _facts) = serving(&db.url).await;
+    assert_eq!(get(served.address, "/readyz").await.0, 503, "no tick yet");
+    let mut blocker = crate::support::connect(&db.url).await;
+    let lock = blocker.transaction().await.unwrap();
+    lock.batch_execute("LOCK TABLE rowlock.total, rowlock.queue, rowlock.tally IN ACCESS EXCLUSIVE MODE")
+        .await
+        .unwrap();
+    tokio::time::timeout(PATIENCE, async {
+        while !get(served.address, "/readyz").await.1.contains("[-] database: ") {}
+    })
+    .await
+    .expect("the database counts as down");
+    let running = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state <> 'idle'
+                     AND query LIKE '%metrics_v1%' AND pid <> pg_backend_pid()";
+    eventually("the server has cancelled it while the lock is held", || async {
+        db.one::<i64>(running, &[]).await == 0
+    })
+    .await;
+    lock.rollback().await.unwrap();
+    eventually("it is read again", || async { get(served.address, "/readyz").await.1.contains("[+] database: ") })
+        .await;
+}
+
+#[tokio::test]
+async fn both_families_are_served_where_the_address_stands_for_all() {
+    let db = database().await;
+    let queue = JobQueue::connect(&db.url).await.unwrap();
+    let state = State::new(queue, Facts::new("controller"));
+    let served = http::serve("[::]:0".parse().unwrap(), state).await.unwrap();
+    let port = served.address.port();
+    assert_eq!(get(([127, 0, 0, 1], port).into(), "/livez").await.0, 200);
+    // A machine may have no IPv6 at all.
+    if std::net::TcpListener::bind("[::1]:0").is_ok() {
+        assert_eq!(get((std::net::Ipv6Addr::LOCALHOST, port).into(), "/livez").await.0, 200);
+    }
+    drop(served);
+    eventually("both are closed", || async { TcpStream::connect(("127.0.0.1", port)).await.is_err() }).await;
+}
+
 #[tokio::test]
 async fn a_database_without_the_schema_is_not_ready_and_the_list_says_what_to_do() {
     let db = empty_database().await;

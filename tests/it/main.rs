@@ -24,6 +24,8 @@ mod controller_scale;
 #[cfg(feature = "cli")]
 mod controller_schedule;
 #[cfg(feature = "cli")]
+mod controller_shared;
+#[cfg(feature = "cli")]
 mod decide;
 #[cfg(feature = "cli")]
 mod decide_always;

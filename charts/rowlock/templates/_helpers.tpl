@@ -96,7 +96,7 @@ annotations:
       key: {{ . }}
 {{- end }}
 - name: ROWLOCK_HTTP
-  value: 0.0.0.0:9464
+  value: "[::]:9464" # IPv6 and IPv4, or the one of them that the cluster has
 - name: POD_NAME
   valueFrom: {fieldRef: {fieldPath: metadata.name}}
 - name: POD_UID

@@ -4,7 +4,8 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Subcommand, ValueEnum};
 
-use super::pause;
+use super::{pause, shown};
+use crate::controller::{self, limits::DEFAULT_TARGET_WAIT};
 
 #[derive(clap::Args)]
 pub(in crate::cli) struct Worker {
@@ -49,7 +50,8 @@ pub(in crate::cli) struct Worker {
 /// What every process that goes on for long has.
 #[derive(clap::Args)]
 pub(in crate::cli) struct Serve {
-    /// Where to serve /livez, /readyz and /metrics; port 0 finds a free one. By default 127.0.0.1:9464, if free.
+    /// Where to serve /livez, /readyz and /metrics; port 0 finds a free one, [::] serves IPv6 and
+    /// IPv4. By default port 9464 of 127.0.0.1 and ::1, if free.
     #[arg(long, env = "ROWLOCK_HTTP", value_name = "ADDR")]
     pub http: Option<std::net::SocketAddr>,
     /// How to log; by default json in a cluster, else text.
@@ -78,7 +80,7 @@ pub(in crate::cli) struct Dev {
     #[arg(long, env = "ROWLOCK_MAX_WORKERS", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub max_workers: u32,
     /// The objective: how long a ready job may wait.
-    #[arg(long, env = "ROWLOCK_TARGET_WAIT", value_parser = pause, default_value = "5s")]
+    #[arg(long, env = "ROWLOCK_TARGET_WAIT", value_parser = pause, default_value = shown(DEFAULT_TARGET_WAIT))]
     pub target_wait: Duration,
     /// How long the highest need holds.
     #[arg(long, env = "ROWLOCK_SCALE_DOWN_DELAY", value_parser = humantime::parse_duration, default_value = "30s")]
@@ -131,10 +133,10 @@ pub(in crate::cli) struct Explain {
 #[derive(clap::Args)]
 pub(in crate::cli) struct Controller {
     /// How long the leadership lasts without a sign of life.
-    #[arg(long, env = "ROWLOCK_LEADER_LEASE", value_parser = pause, default_value = "15s")]
+    #[arg(long, env = "ROWLOCK_LEADER_LEASE", value_parser = pause, default_value = shown(controller::Options::default().lease))]
     pub lease: Duration,
     /// Between two looks at the demand.
-    #[arg(long, env = "ROWLOCK_TICK", value_parser = pause, default_value = "1s")]
+    #[arg(long, env = "ROWLOCK_TICK", value_parser = pause, default_value = shown(controller::Options::default().tick))]
     pub tick: Duration,
     /// A direct connection for LISTEN, where the database URL is a pooler's.
     #[arg(long, env = "ROWLOCK_LISTEN_URL", hide_env_values = true)]
