@@ -33,26 +33,26 @@ END $$;
 COMMENT ON FUNCTION rowlock.list_place IS
 'Where a page that follows a job begins. section is 1 for running, 2 for due, 3 for later, 4 for ended jobs. Internal.';
 
-CREATE OR REPLACE FUNCTION rowlock.list_running(queues int4[], type text, max int, at timestamptz, after uuid)
+CREATE OR REPLACE FUNCTION rowlock.list_running(queue_ids int4[], type text, max int, at timestamptz, after uuid)
 RETURNS SETOF rowlock.jobs
 LANGUAGE sql STABLE SET search_path = pg_catalog, rowlock, pg_temp AS $$
   SELECT j.* FROM lease l CROSS JOIN LATERAL unnest(l.jobs) t JOIN queue q ON q.id = t.queue
     LEFT JOIN worker w ON w.id = l.worker
     CROSS JOIN LATERAL running_job(t, q.name, w.name, l.claimed_at, l.progress) j
-   WHERE t.id <> ALL (l.done) AND (queues = '{}' OR t.queue = ANY (queues))
+   WHERE t.id <> ALL (l.done) AND (queue_ids = '{}' OR t.queue = ANY (queue_ids))
      AND (list_running.type IS NULL OR t.type = list_running.type)
      AND (at IS NULL OR (l.claimed_at, t.id) > (at, after))
    ORDER BY l.claimed_at, t.id LIMIT max
 $$;
 COMMENT ON FUNCTION rowlock.list_running IS 'Running jobs by start. Internal.';
 
-CREATE OR REPLACE FUNCTION rowlock.list_ready(queues int4[], type text, max int, after_rank int2, after_pos int8)
+CREATE OR REPLACE FUNCTION rowlock.list_ready(queue_ids int4[], type text, max int, after_rank int2, after_pos int8)
 RETURNS SETOF rowlock.jobs
 LANGUAGE sql STABLE SET search_path = pg_catalog, rowlock, pg_temp AS $$
   -- Lane by lane, each no further than the page.
   SELECT j.* FROM (
       SELECT DISTINCT l.queue, l.rank FROM lane l
-       WHERE (queues = '{}' OR l.queue = ANY (queues)) AND l.rank >= coalesce(after_rank, -32768)) a
+       WHERE (queue_ids = '{}' OR l.queue = ANY (queue_ids)) AND l.rank >= coalesce(after_rank, -32768)) a
     JOIN queue q ON q.id = a.queue
     CROSS JOIN LATERAL (
       SELECT n AS job, n.pos FROM ready n
@@ -64,24 +64,24 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, rowlock, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION rowlock.list_ready IS 'Due jobs in the order of claim. Internal.';
 
-CREATE OR REPLACE FUNCTION rowlock.list_scheduled(queues int4[], type text, max int, at timestamptz, after_pos int8)
+CREATE OR REPLACE FUNCTION rowlock.list_scheduled(queue_ids int4[], type text, max int, at timestamptz, after_pos int8)
 RETURNS SETOF rowlock.jobs
 LANGUAGE sql STABLE SET search_path = pg_catalog, rowlock, pg_temp AS $$
   SELECT j.* FROM scheduled s JOIN queue q ON q.id = s.queue CROSS JOIN LATERAL scheduled_job(s, q.name) j
-   WHERE (queues = '{}' OR s.queue = ANY (queues)) AND (list_scheduled.type IS NULL OR s.type = list_scheduled.type)
+   WHERE (queue_ids = '{}' OR s.queue = ANY (queue_ids)) AND (list_scheduled.type IS NULL OR s.type = list_scheduled.type)
      AND (s.execute_at, s.pos) > (coalesce(at, '-infinity'), coalesce(after_pos, -1))
    ORDER BY s.execute_at, s.pos LIMIT max
 $$;
 COMMENT ON FUNCTION rowlock.list_scheduled IS 'Jobs for later by their time. Internal.';
 
-CREATE OR REPLACE FUNCTION rowlock.list_ended(status text, queues int4[], type text, max int, at timestamptz, after uuid)
+CREATE OR REPLACE FUNCTION rowlock.list_ended(status text, queue_ids int4[], type text, max int, at timestamptz, after uuid)
 RETURNS SETOF rowlock.jobs
 LANGUAGE sql STABLE SET search_path = pg_catalog, rowlock, pg_temp AS $$
   SELECT j.* FROM unnest('{completed, failed, cancelled}'::text[]) s(status)
     CROSS JOIN LATERAL (
       SELECT n AS job, n.queue FROM history n
        WHERE n.status = s.status AND (list_ended.type IS NULL OR n.type = list_ended.type)
-         AND (queues = '{}' OR n.queue = ANY (queues))
+         AND (queue_ids = '{}' OR n.queue = ANY (queue_ids))
          AND n.finished_at <= coalesce(at, 'infinity') AND (at IS NULL OR n.finished_at < at OR n.id > after)
        ORDER BY n.finished_at DESC, n.id LIMIT max) h
     JOIN queue q ON q.id = h.queue
