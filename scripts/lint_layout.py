@@ -35,10 +35,10 @@ COLUMNS = 120
 # folder of src with all that is in it; where two names fit a file, the longer one counts.
 LAYERS = [
     ["error", "job", "reason"],
-    ["connect", "migrate", "hints"],
+    ["connect", "statement", "migrate", "hints"],
     ["session"],
-    ["listen", "queue", "typed"],
-    ["keeper", "maintenance", "worker"],
+    ["listen", "queue"],
+    ["maintenance", "worker"],
     ["schedule", "catalog"],
     ["cluster", "metrics", "local_postgres"],
     ["http", "launch", "controller"],

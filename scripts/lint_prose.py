@@ -80,6 +80,9 @@ one two three four five six seven eight nine ten first second third last next sa
 """.split())
 
 
+PREPOSITIONS = set("of in on at by for with without from into onto over under between to per via than as and or".split())
+
+
 def forms():
     """Each form that is bent: base (plural, imperative), -s, -ed."""
     found = set(BENT)
@@ -119,8 +122,10 @@ def verbs(words):
         elif word in FORMS:
             before = words[place - 1] if place else None
             if before is None:
-                if not word.endswith("s") or word in BASE:
-                    found.append(place)  # the imperative
+                # The imperative; or a description without its subject, as "Adds a job": "Claims of a worker" is none.
+                behind = words[place + 1] if place + 1 < len(words) else "."
+                if not word.endswith("s") or word in BASE or behind.isalpha() and behind not in PREPOSITIONS:
+                    found.append(place)
             elif before not in NOUN_BEHIND or before == "one" and words[place - 2:place - 1] in (["another"], ["this"], ["new"]):
                 found.append(place)
     return found
@@ -136,6 +141,8 @@ def verdict(sentence):
         words.pop(0)
     if not [word for word in words if word[0].isalpha() and word not in ("x", "rl", "and", "to", "or")]:
         return None  # codes and numbers: a list
+    if re.match(r"RL\d", sentence):
+        return None  # SQLSTATEs behind a description
     found = verbs(words)
     if not found:
         return "no verb"
@@ -208,6 +215,12 @@ def sentences(text, item):
     # Links in a row are a list, not a sentence.
     if " · " in text:
         return
+    # A hard break: what stands before it is a line of its own, such as a signature.
+    broken = text.split("\\ ", 1)
+    if len(broken) == 2:
+        yield from sentences(broken[0], item)
+        yield from sentences(broken[1], item)
+        return
     if item and not re.search(r"[.!?][)\"”*_]*$", text):
         return
     part = ""
@@ -279,7 +292,7 @@ class Tests(unittest.TestCase):
     def test_sentences_with_a_verb_pass(self):
         for sentence in ("A worker claims jobs.", "Jobs run.", "Run it again.", "It must not.", "Who may create Pods may mount X.",
                          "A worker that lost its lease is refused.", "If the lease ends, the job stops.", "Is it there?",
-                         "Which of them may go?", "The queue isn't paused.", "Nobody works it.", "X refuses it.", "For that, the job ends.", "If you are new, read it.", "If it ends, another one takes over.", "Until then it waits.",
+                         "Which of them may go?", "The queue isn't paused.", "Nobody works it.", "X refuses it.", "Adds a job in X.", "RL032 for the status.", "For that, the job ends.", "If you are new, read it.", "If it ends, another one takes over.", "Until then it waits.",
                           "The values below use it.", "RL010 to RL012, and X."):
             self.assertIsNone(verdict(sentence), sentence)
 
@@ -297,6 +310,9 @@ class Tests(unittest.TestCase):
         found = [s for line, item, block in blocks(text) for s in sentences(block, item)]
         self.assertEqual(found, ["One is here.", "Two, e.g. this, are X.", "It is one.", "And more of it.", "Ends here."])
         self.assertEqual([line for line, _, _ in blocks(text)], [3, 12, 13, 15])
+
+    def test_a_hard_break_ends_a_label(self):
+        self.assertEqual(list(sentences("`f(a) → b`\\ It is one.", True)), ["It is one."])
 
     def test_a_lead_without_a_stop_is_part_of_the_sentence(self):
         self.assertEqual(list(sentences("**Enqueue** beside your write.", False)), ["Enqueue beside your write."])
