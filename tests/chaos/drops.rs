@@ -19,9 +19,9 @@ use serde_json::json;
 use tokio::{task::JoinSet, time::timeout};
 
 use crate::{
-    fleet::{Chance, count_of, quantile},
+    fleet::{Chance, count_of},
     hand::{self, Hands, receipt, until_answered},
-    ledger::{Ledger, drained, idle_holds},
+    ledger::{Ledger, drained, idle_holds, story},
     proxy::{Cut, Proxy},
     scene::Scene,
     support::{Db, connect},
@@ -30,6 +30,8 @@ use crate::{
 const QUEUES: usize = 4;
 const TASKS: usize = 16;
 const LIMIT: Duration = Duration::from_secs(1200);
+
+const WAITING: &str = "SELECT (SELECT count(*) FROM rowlock.ready) + (SELECT count(*) FROM rowlock.scheduled)";
 
 /// The calls whose futures are dropped.
 const CALLS: [&str; 7] = ["dequeue", "complete", "complete_with", "fail", "retry", "execute_job", "enqueue"];
@@ -105,8 +107,8 @@ struct Storm {
     over: AtomicBool,
     /// There are few jobs to work.
     hungry: AtomicBool,
-    /// Words said again that were refused.
-    refused: AtomicUsize,
+    /// Words said again that were refused, by call.
+    refused: Mutex<BTreeMap<&'static str, usize>>,
     /// Enqueues that were answered, and all.
     told: Mutex<Vec<uuid::Uuid>>,
     asked: AtomicUsize,
@@ -185,19 +187,20 @@ impl Hasty {
         }
     }
 
-    async fn say_again<T, F: Future<Output = Result<T, Error>>>(&self, what: &str, call: impl Fn() -> F) {
-        let refused = until_answered(what, call).await;
-        self.storm.refused.fetch_add(usize::from(refused), Ordering::SeqCst);
+    async fn say_again<T, F: Future<Output = Result<T, Error>>>(&self, what: &'static str, call: impl Fn() -> F) {
+        if until_answered(what, call).await {
+            *self.storm.refused.lock().unwrap().entry(what).or_default() += 1;
+        }
     }
 }
 
-/// Loses one answer of a hundred, one call of two hundred, and falls silent once in a thousand.
+/// Loses one answer of a hundred, one call of two hundred, and falls silent once in three thousand.
 fn lose_some(proxy: &Proxy) {
     let mut chance = Chance::new();
-    proxy.cut_by(move |call| match (&call.answer, chance.below(1000)) {
-        (None, 0..5) => Some(Cut::Unsent),
-        (Some(_), 0..10) => Some(Cut::Answered),
-        (Some(_), 10) => Some(Cut::Silent),
+    proxy.cut_by(move |call| match (&call.answer, chance.below(3000)) {
+        (None, 0..15) => Some(Cut::Unsent),
+        (Some(_), 0..30) => Some(Cut::Answered),
+        (Some(_), 30) => Some(Cut::Silent),
         _ => None,
     });
 }
@@ -219,7 +222,7 @@ async fn a_future_that_is_dropped_at_any_await_loses_no_job() {
         dropped: Dropped::default(),
         over: AtomicBool::new(false),
         hungry: AtomicBool::new(true),
-        refused: AtomicUsize::new(0),
+        refused: Mutex::default(),
         told: Mutex::default(),
         asked: AtomicUsize::new(0),
         handler: Handler::default().register::<Noted>(),
@@ -232,7 +235,7 @@ async fn a_future_that_is_dropped_at_any_await_loses_no_job() {
     }
     while storm.dropped.least() < wanted {
         assert!(started.elapsed() < LIMIT, "the storm does not end: {:?}", storm.dropped.0);
-        let waiting: i64 = scene.db.one("SELECT count(*) FROM rowlock.ready", &[]).await;
+        let waiting: i64 = scene.db.one(WAITING, &[]).await;
         storm.hungry.store(waiting < 200, Ordering::SeqCst);
         if let Ok(Some(ended)) = timeout(Duration::from_millis(50), tasks.join_next()).await {
             ended.unwrap();
@@ -254,17 +257,21 @@ async fn a_future_that_is_dropped_at_any_await_loses_no_job() {
     scene.jobs.extend(storm.told.lock().unwrap().iter());
     let lost = scene.lost().await;
     let v = scene.judge(&std::collections::HashMap::new()).await;
-    let mut holds = idle_holds(&scene.db, &scene.ledger).await;
-    let refused = storm.refused.load(Ordering::SeqCst);
+    let holds = idle_holds(&scene.db, &scene.ledger).await;
+    let longest = holds.iter().max_by_key(|hold| hold.lasted).unwrap();
+    let refused = storm.refused.lock().unwrap().clone();
     eprintln!(
-        "drops: in {took:.1?} {:?} futures dropped; {} of {} jobs accepted, {lost} lost, {refused} words said again were \
+        "drops: in {took:.1?} {:?} futures dropped; {} of {} jobs accepted, {lost} lost, {refused:?} words said again were \
          refused; held and not run for {:.2?} (worst); all had ended {calm:.1?} after the last",
         storm.dropped.0.lock().unwrap(),
         v.completed,
         scene.jobs.len(),
-        quantile(&mut holds, 1.0),
+        longest.lasted,
     );
+    if longest.lasted > hand::LEASE {
+        eprintln!("{}", story(&scene.db, &scene.ledger, longest.job).await);
+    }
     assert!(scene.jobs.len() <= storm.asked.load(Ordering::SeqCst), "an enqueue that was dropped enqueued twice");
-    assert_eq!((v.completed, lost, refused), (scene.jobs.len(), 0, 0));
+    assert_eq!((v.completed, lost, refused.len()), (scene.jobs.len(), 0, 0));
     assert!(calm < 2 * hand::LEASE, "{calm:?}");
 }

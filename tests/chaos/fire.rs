@@ -179,7 +179,7 @@ async fn a_worker_inside_a_program_under_fire_loses_no_job_and_consumes_no_attem
          extra runs, 0 attempts consumed; ends after SIGTERM within {slowest_end:.2?}",
         v.completed,
         scene.jobs.len(),
-        v.crash_loops,
+        v.crash_loops.len(),
         v.extra_runs,
     );
     assert_eq!((v.completed, lost), (scene.jobs.len(), 0));

@@ -316,9 +316,15 @@ async fn moments(db: &Db, table: &str) -> HashMap<(Uuid, String), u64> {
     rows.iter().map(|r| ((r.get(0), r.get(1)), r.get::<_, i64>(2).cast_unsigned())).collect()
 }
 
-/// How long each job was in a receipt while nobody ran it: from its claim to the begin of its run, and from the run's
-/// end on; if no run began, for all of the time.
-pub async fn idle_holds(db: &Db, ledger: &Ledger) -> Vec<Duration> {
+/// A job that was in a receipt while nobody ran it: before its run began, or after that had ended.
+#[derive(Debug)]
+pub struct Hold {
+    pub job: Uuid,
+    pub lasted: Duration,
+}
+
+/// Each receipt of each job. If no run began, the hold lasts for all of the receipt's time.
+pub async fn idle_holds(db: &Db, ledger: &Ledger) -> Vec<Hold> {
     let (claims, gone, runs) = (moments(db, "claim").await, moments(db, "gone").await, ledger.runs().await);
     let runs: HashMap<_, _> = runs.into_iter().map(|r| ((r.job, r.lease.clone()), r)).collect();
     let idle = claims.iter().map(|(held, claimed)| {
@@ -326,16 +332,41 @@ pub async fn idle_holds(db: &Db, ledger: &Ledger) -> Vec<Duration> {
         let run = runs.get(held);
         let before = run.map_or(gone, |r| r.begin).saturating_sub(*claimed);
         let after = run.and_then(|r| r.end).map_or(0, |end| gone.saturating_sub(end));
-        Duration::from_nanos(before.max(after))
+        Hold { job: held.0, lasted: Duration::from_nanos(before.max(after)) }
     });
     idle.collect()
+}
+
+/// All that happened to a job, in order, in seconds since its first claim: for a test that fails.
+pub async fn story(db: &Db, ledger: &Ledger, job: Uuid) -> String {
+    let of_job = |moments: HashMap<(Uuid, String), u64>, what: &'static str| {
+        let of_job = moments.into_iter().filter(move |((id, _), _)| *id == job);
+        of_job.map(move |((_, lease), at)| (at, what, lease))
+    };
+    let mut events: Vec<_> = of_job(moments(db, "claim").await, "claimed").collect();
+    events.extend(of_job(moments(db, "gone").await, "gone"));
+    for run in ledger.runs().await.into_iter().filter(|r| r.job == job) {
+        events.push((run.begin, "begins", run.lease.clone()));
+        events.extend(run.end.map(|end| (end, if run.again { "fails" } else { "ends" }, run.lease.clone())));
+    }
+    for (worker, at) in lease_ends(db).await {
+        let mine = events.iter().any(|(_, _, lease)| lease.starts_with(&worker.to_string()));
+        events.extend(mine.then(|| (at, "its worker's lease is over", worker.to_string())));
+    }
+    events.sort();
+    let first = events.first().map_or(0, |(at, ..)| *at);
+    let line = |(at, what, lease): &(u64, &str, String)| {
+        format!("\n  {:.3} {what} {}", Duration::from_nanos(at - first).as_secs_f64(), &lease[24..])
+    };
+    format!("{job}: {}", events.iter().map(line).collect::<String>())
 }
 
 /// What both sides say together.
 #[derive(Debug, Default)]
 pub struct Verdict {
     pub completed: usize,
-    pub crash_loops: usize,
+    /// Jobs that failed because their workers were lost too often.
+    pub crash_loops: Vec<Uuid>,
     pub extra_runs: usize,
     /// For each job that a process held when it died: until it ran again.
     pub recoveries: Vec<Duration>,
@@ -365,7 +396,7 @@ pub async fn judge(db: &Db, ledger: &Ledger, jobs: &HashSet<Uuid>, dead: &HashMa
                 assert!(runs[at].end.is_some_and(|e| e <= end.at), "{job} was accepted before it ended: {runs:?}");
                 assert_eq!(at + 1, runs.len(), "{job} ran again after it was accepted: {runs:?}");
             }
-            ("failed", Some("crash_loop")) => verdict.crash_loops += 1,
+            ("failed", Some("crash_loop")) => verdict.crash_loops.push(*job),
             other => panic!("{job} ended as {other:?}"),
         }
         let failed = runs.iter().filter(|r| r.again).count();
