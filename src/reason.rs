@@ -61,8 +61,6 @@ reasons! {
     InvalidUtf8 = "invalid_utf8",
     /// The result is not JSON, or none that Postgres can store.
     InvalidResult = "invalid_result",
-    /// The worker could not keep the job's files.
-    WorkerIo = "worker_io",
     /// The container was over its memory limit.
     OomKilled = "oom_killed",
     /// The Pod was over its own limit of disk.
@@ -85,6 +83,8 @@ reasons! {
     PodRefused = "pod_refused",
     /// The job succeeded, but its long result was not on the log.
     ResultLost = "result_lost",
+    /// The worker's machine lacks something, or cannot keep the job's files.
+    WorkerIo = "worker_io",
     /// The Pod was evicted.
     Evicted = "evicted",
     /// The Pod made room for one of a higher priority.

@@ -20,6 +20,8 @@ pub(super) fn log(args: &Serve) {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(color)
+        // A log that nobody reads any more must not end the program: it would be said on the same stream.
+        .log_internal_errors(false)
         .with_target(false);
     match log_format(args.log_format, env::var_os("KUBERNETES_SERVICE_HOST")) {
         LogFormat::Text => log.init(),

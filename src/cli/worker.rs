@@ -1,6 +1,8 @@
 //! `rowlock worker`.
 
-use tokio::signal::unix::{SignalKind, signal};
+use std::io::{self, IsTerminal};
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{
     args::Worker,
@@ -62,19 +64,56 @@ fn end_with_stdin(stop: &Shutdown) {
     });
 }
 
-/// Drains on the first SIGTERM or SIGINT, hurries on the second.
+/// Drains on the first signal that asks to end, hurries on the second.
 pub(super) fn stop_on_signal() -> anyhow::Result<Shutdown> {
     let stop = Shutdown::default();
-    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let mut signals = Signals::new()?;
     let told = stop.clone();
     tokio::spawn(async move {
         for token in [told.drain, told.hurry] {
-            tokio::select! {
-                _ = term.recv() => {}
-                _ = int.recv() => {}
-            }
+            signals.end().await;
             token.cancel();
+        }
+        loop {
+            signals.end().await;
         }
     });
     Ok(stop)
+}
+
+/// All signals whose default is to end the process at once, with its jobs.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+    users: [Signal; 2],
+    /// A terminal that goes away says so by SIGHUP.
+    has_terminal: bool,
+}
+
+impl Signals {
+    fn new() -> io::Result<Signals> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+            users: [signal(SignalKind::user_defined1())?, signal(SignalKind::user_defined2())?],
+            has_terminal: io::stderr().is_terminal(),
+        })
+    }
+
+    /// Waits for a signal that asks to end. Others are for programs that read their configuration or open their log
+    /// anew, which this one need not.
+    async fn end(&mut self) {
+        let [first, second] = &mut self.users;
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = self.hangup.recv() => if self.has_terminal { return } else { tracing::info!("SIGHUP is ignored") },
+                _ = first.recv() => tracing::info!("SIGUSR1 is ignored"),
+                _ = second.recv() => tracing::info!("SIGUSR2 is ignored"),
+            }
+        }
+    }
 }

@@ -53,7 +53,11 @@ pub(super) fn checks(look: &LastReading, known: &Known, now: Instant) -> Vec<Che
         }
         None => check("last tick", false, "none yet".into()),
     };
-    vec![database, schema, check("role", true, role.into()), tick]
+    let mut checks = vec![database, schema, check("role", true, role.into()), tick];
+    if let Some(trouble) = &known.trouble {
+        checks.push(check("machine", false, trouble.clone()));
+    }
+    checks
 }
 
 /// Prints the checks as those of Kubernetes are printed.

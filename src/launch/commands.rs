@@ -12,6 +12,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{
     admit::admit,
     guardian::Guardian,
+    host::Host,
     job_types::{JobTypes, Unknown},
     options::LaunchOptions,
     pod::{self, Pods},
@@ -35,6 +36,7 @@ use crate::{
 pub(super) struct Commands {
     queue: JobQueue,
     options: LaunchOptions,
+    host: Host,
     state: Mutex<State>,
 }
 
@@ -61,7 +63,8 @@ impl Commands {
     /// [`Error::Config`], as [`LaunchOptions::check`].
     pub(super) fn new(queue: JobQueue, options: LaunchOptions) -> Result<Commands, Error> {
         options.check()?;
-        Ok(Commands { queue, options, state: Mutex::default() })
+        let host = Host::new(options.facts.clone());
+        Ok(Commands { queue, options, host, state: Mutex::default() })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -118,7 +121,7 @@ impl Launcher for Commands {
             Err(Unknown { after, error }) => return Outcome::HandedBack { after: Some(after), error }.into(),
         };
         match admit(job, job_type.as_deref(), &self.options.accept) {
-            Ok(plan) => registered.run(plan, job, stops, progress).await,
+            Ok(plan) => registered.run(plan, job, stops, progress, &self.host).await,
             Err(failure) => Outcome::Failed(failure).into(),
         }
     }
@@ -130,6 +133,10 @@ impl Launcher for Commands {
             registered.groups.set_deadline(deadline);
         }
         self.options.facts.tick(Instant::now());
+    }
+
+    fn paused_until(&self) -> Option<Instant> {
+        self.host.paused_until()
     }
 
     fn was_killed(&self) -> bool {
@@ -145,10 +152,17 @@ impl Launcher for Commands {
 }
 
 impl Registered {
-    async fn run(&self, plan: Plan, job: &ClaimedJob, mut stops: Stops, progress: &Arc<Progress>) -> Ended {
+    async fn run(
+        &self,
+        plan: Plan,
+        job: &ClaimedJob,
+        mut stops: Stops,
+        progress: &Arc<Progress>,
+        host: &Host,
+    ) -> Ended {
         // A Pod's command is timed where it runs: an image may take long to come.
         stops.start_timeout(plan.timeout.filter(|_| plan.kind != Kind::Pod));
-        let mut run = Run { job, plan, stops, progress };
+        let mut run = Run { job, plan, stops, progress, host };
         if run.plan.kind == Kind::Pod {
             return match &self.pods {
                 Some(pods) => pod::run(pods, &mut run).await,

@@ -1,9 +1,9 @@
 //! A job's files: its payload, its result, its progress.
 
 use std::{
-    fs::{File, OpenOptions},
+    fs::{DirBuilder, File, OpenOptions},
     io::{ErrorKind, Read, Write},
-    os::unix::fs::{FileExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -25,6 +25,8 @@ const LOOK_BYTES: usize = 16 * 1024;
 /// write into the next; and one that is emptied to be written anew would be put on the disk by some file systems at once.
 #[derive(Debug)]
 pub(super) struct Files {
+    /// The directory of this run alone, so that a job that removes the directory takes nothing of another's.
+    dir: Option<PathBuf>,
     pub payload: Option<PathBuf>,
     pub result: PathBuf,
     pub progress: PathBuf,
@@ -34,20 +36,22 @@ pub(super) struct Files {
 
 impl Files {
     pub(super) fn new(dir: &Path, name: &str) -> Files {
-        let path = |kind: &str| dir.join(format!("{name}.{kind}"));
-        let mut files = Files::at(path("result"), path("progress"));
-        files.payload = Some(path("payload"));
-        files
+        let dir = dir.join(name);
+        let [payload, result, progress] = ["payload", "result", "progress"].map(|kind| dir.join(kind));
+        Files { dir: Some(dir), payload: Some(payload), result, progress, leave: [true; 2] }
     }
 
     /// Those of a job whose payload is not ours to make.
     pub(super) fn at(result: PathBuf, progress: PathBuf) -> Files {
-        Files { payload: None, result, progress, leave: [true; 2] }
+        Files { dir: None, payload: None, result, progress, leave: [true; 2] }
     }
 
     /// Writes the payload and opens it to be read as stdin: no pipe to fill, so no job can hold the worker up by not
     /// reading.
     pub(super) fn stdin(&self, payload: &RawValue) -> std::io::Result<File> {
+        if let Some(dir) = &self.dir {
+            make_private(dir)?;
+        }
         let path = self.payload.as_deref().unwrap_or(Path::new(""));
         let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
         file.write_all(payload.get().as_bytes())?;
@@ -107,6 +111,27 @@ impl Files {
     }
 }
 
+/// Makes a run's directory, and the worker's again if somebody removed it, as cleaners of temporary files do.
+fn make_private(dir: &Path) -> std::io::Result<()> {
+    match (private(dir), dir.parent()) {
+        (Err(e), Some(parent)) if e.kind() == ErrorKind::NotFound => private(parent).and_then(|()| private(dir)),
+        (made, _) => made,
+    }
+}
+
+/// Makes a directory that only this user can read. One that is there already must be this user's: another could have
+/// made it to see payloads.
+fn private(dir: &Path) -> std::io::Result<()> {
+    match DirBuilder::new().mode(0o700).create(dir) {
+        Err(e) if e.kind() == ErrorKind::AlreadyExists => {
+            let there = std::fs::symlink_metadata(dir)?;
+            let ours = there.is_dir() && there.uid() == rustix::process::geteuid().as_raw();
+            if ours { Ok(()) } else { Err(std::io::Error::other("its directory is not this user's")) }
+        }
+        made => made,
+    }
+}
+
 /// Opens a file that a job wrote. It may have made a pipe or a link of it: neither may hold the worker up or lead
 /// it elsewhere.
 fn open(path: &Path) -> std::io::Result<File> {
@@ -146,6 +171,12 @@ impl Drop for Files {
         for path in written.chain(&self.payload) {
             let _ = std::fs::remove_file(path);
         }
+        // Usually it is empty now: the job may have left more.
+        if let Some(dir) = &self.dir
+            && std::fs::remove_dir(dir).is_err_and(|e| e.kind() != ErrorKind::NotFound)
+        {
+            let _ = std::fs::remove_dir_all(dir);
+        }
     }
 }
 
@@ -157,7 +188,22 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     fn files(dir: &Path) -> Files {
+        make_private(&dir.join("0.1")).unwrap();
         Files::new(dir, "0.1")
+    }
+
+    #[test]
+    fn a_workers_directory_that_somebody_removed_is_made_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let workers = dir.path().join("worker");
+        let payload = RawValue::from_string("1".into()).unwrap();
+        for name in ["0.1", "0.2"] {
+            Files::new(&workers, name).stdin(&payload).unwrap();
+            assert_eq!(std::fs::read_dir(&workers).unwrap().count(), 0, "a run's directory is gone with it");
+            std::fs::remove_dir_all(&workers).unwrap();
+        }
+        std::fs::write(&workers, "no directory").unwrap();
+        assert!(Files::new(&workers, "0.3").stdin(&payload).is_err());
     }
 
     #[test]

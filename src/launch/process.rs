@@ -4,7 +4,7 @@ use std::{path::Path, process::Stdio};
 
 use super::{
     process_group::signal_of,
-    run::{Run, worker_io},
+    run::Run,
     runner::{End, Running, Start},
     slot::Slot,
 };
@@ -13,7 +13,7 @@ use crate::worker::launcher::Outcome;
 pub(super) async fn run(slot: &mut Slot, run: &mut Run<'_>) -> Outcome {
     let mut running = match start(slot, run) {
         Ok(running) => running,
-        Err(error) => return worker_io(&error),
+        Err(error) => return run.worker_io(&error),
     };
     let end = loop {
         tokio::select! {
@@ -22,12 +22,18 @@ pub(super) async fn run(slot: &mut Slot, run: &mut Run<'_>) -> Outcome {
             step = run.stops.step(false) => running.signal(signal_of(step)),
         }
     };
+    match &end {
+        End::Succeeded(_) | End::Failed { .. } => run.host.works(),
+        // Its thread may have ended.
+        End::Unknown(_) => slot.forget_runner(),
+        End::NotStarted(_) => {}
+    }
     match (end, run.stops.reason()) {
-        (End::NotStarted(error), _) => Outcome::Failed(run.not_started(&error)),
+        (End::NotStarted(error), _) => run.not_started(&error),
         (_, Some(reason)) => run.stopped(reason),
         (End::Succeeded(result), None) => result.map_or_else(Outcome::Failed, Outcome::Completed),
         (End::Failed { status, stderr }, None) => Outcome::Failed(run.ended_badly("", status, &stderr)),
-        (End::Unknown(error), None) => worker_io(&error),
+        (End::Unknown(error), None) => run.worker_io(&error),
     }
 }
 

@@ -17,7 +17,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{
     lines::{Lines, Said, cancel_line, job_line, understand},
     process_group::{Group, ProcessGroups, signal_of},
-    run::{Run, worker_io},
+    run::Run,
     slot::Slot,
     spec::Spec,
     tail::{LAST_WORDS, Tail},
@@ -110,10 +110,16 @@ impl Warm {
             }
         }
         let started = start(slot, run).await;
-        started.map_err(|error| {
-            self.starts.failed(Instant::now());
-            Outcome::Failed(run.not_started(&error))
-        })
+        match started {
+            Ok(handler) => {
+                run.host.works();
+                Ok(handler)
+            }
+            Err(error) => {
+                self.starts.failed(Instant::now());
+                Err(run.not_started(&error))
+            }
+        }
     }
 }
 
@@ -255,7 +261,7 @@ impl Handler {
                     &self.tail.text(),
                 )))
             }
-            Ok(Err(e)) => Talk::Broken(worker_io(&e)),
+            Ok(Err(e)) => Talk::Broken(run.worker_io(&e)),
             Err(_) => Talk::Broken(Outcome::Failed(no_stdout())),
         }
     }

@@ -1,8 +1,13 @@
 //! One run of a job by a command, and the failures that all launches share.
 
-use std::{io, process::ExitStatus, sync::Arc};
+use std::{io, process::ExitStatus, sync::Arc, time::Duration};
 
-use super::spec::Plan;
+use chrono::{DateTime, Utc};
+
+use super::{
+    host::{Host, is_exhausted},
+    spec::Plan,
+};
 use crate::{
     ClaimedJob, Failure, Reason,
     worker::{
@@ -18,13 +23,13 @@ pub(super) struct Run<'a> {
     pub plan: Plan,
     pub stops: Stops,
     pub progress: &'a Arc<Progress>,
+    pub host: &'a Host,
 }
 
 impl Run<'_> {
     /// When the job is to be over, for the job to read; the worker's clock, the timeout itself is monotonic.
     pub(super) fn deadline(&self) -> Option<String> {
-        let timeout = chrono::Duration::from_std(self.plan.timeout?).ok()?;
-        Some((chrono::Utc::now() + timeout).to_rfc3339_opts(chrono::SecondsFormat::Millis, true))
+        deadline(chrono::Utc::now(), self.plan.timeout?)
     }
 
     pub(super) fn traceparent(&self) -> Option<&str> {
@@ -49,9 +54,32 @@ impl Run<'_> {
         Failure::of(if status.code().is_some() { Reason::ExitCode } else { Reason::Signal }, retryable, text)
     }
 
-    pub(super) fn not_started(&self, error: &io::Error) -> Failure {
-        Failure::of(Reason::SpawnFailed, true, cannot_start(&self.plan.spec.program, error))
+    /// The outcome of a command that could not be started: its type's fault, or this machine's.
+    pub(super) fn not_started(&self, error: &io::Error) -> Outcome {
+        let text = cannot_start(&self.plan.spec.program, error);
+        if is_exhausted(error) {
+            self.host_failed(text)
+        } else {
+            Outcome::Failed(Failure::of(Reason::SpawnFailed, true, text))
+        }
     }
+
+    /// The outcome of a job whose files, or whose process, the worker cannot handle.
+    pub(super) fn worker_io(&self, error: &io::Error) -> Outcome {
+        self.host_failed(format!("the worker cannot keep the job's files: {error}"))
+    }
+
+    /// No attempt is consumed: another worker may be better off, or this one when it has paused.
+    fn host_failed(&self, text: String) -> Outcome {
+        self.host.failed(&text);
+        Outcome::HandedBack { after: None, error: format!("{}: {text}", Reason::WorkerIo) }
+    }
+}
+
+/// None for a timeout that ends beyond every calendar.
+fn deadline(now: DateTime<Utc>, timeout: Duration) -> Option<String> {
+    let at = now.checked_add_signed(chrono::Duration::from_std(timeout).ok()?)?;
+    Some(at.to_rfc3339_opts(chrono::SecondsFormat::Millis, true))
 }
 
 pub(super) fn cannot_start(program: &str, error: &io::Error) -> String {
@@ -67,6 +95,16 @@ pub(super) fn cannot_start(program: &str, error: &io::Error) -> String {
     format!("cannot start {program}: {why}")
 }
 
-pub(super) fn worker_io(error: &io::Error) -> Outcome {
-    Outcome::Failed(Failure::of(Reason::WorkerIo, true, format!("the worker cannot keep the job's files: {error}")))
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_timeout_beyond_every_calendar_has_no_deadline() {
+        let year = Duration::from_secs(365 * 86_400);
+        assert_eq!(deadline(DateTime::UNIX_EPOCH, year).as_deref(), Some("1971-01-01T00:00:00.000Z"));
+        for timeout in [270_000 * year, Duration::MAX] {
+            assert_eq!(deadline(DateTime::UNIX_EPOCH, timeout), None);
+        }
+    }
 }

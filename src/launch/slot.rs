@@ -40,6 +40,11 @@ impl Slot {
         Ok(self.runner.as_ref().expect("it was made just now"))
     }
 
+    /// The next command gets another thread.
+    pub(super) fn forget_runner(&mut self) {
+        self.runner = None;
+    }
+
     /// The files of the next run.
     pub(super) fn files(&mut self) -> Files {
         self.runs += 1;

@@ -18,6 +18,8 @@ pub struct Known {
     pub leader: Option<bool>,
     /// The time of the last periodic work: a worker's heartbeat, or a controller's reconciliation.
     pub ticked: Option<Instant>,
+    /// A fault of this machine for which a worker claims nothing at the moment.
+    pub trouble: Option<String>,
     /// The Deployments that a leading controller scales.
     pub replicas: Vec<Replicas>,
 }
@@ -54,6 +56,17 @@ impl Facts {
     /// ```
     pub fn tick(&self, at: Instant) {
         self.lock().ticked = Some(at);
+    }
+
+    /// Says that a fault of this machine began, or that it ended.
+    ///
+    /// ```
+    /// let facts = rowlock::metrics::Facts::new("worker");
+    /// facts.set_trouble(Some("cannot start a command: too many open files".into()));
+    /// assert!(facts.known().trouble.is_some());
+    /// ```
+    pub fn set_trouble(&self, trouble: Option<String>) {
+        self.lock().trouble = trouble;
     }
 
     /// Notes whether this controller leads. A controller that no longer leads forgets its Deployments.

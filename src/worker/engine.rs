@@ -94,9 +94,11 @@ impl<'a, L: Launcher> Engine<'a, L> {
     /// over.
     pub(super) async fn work(&mut self, wake: &Notify, listener: &Listener, shutdown: &Shutdown) -> Result<(), Error> {
         loop {
-            if shutdown.drain.is_cancelled() && self.draining.is_none() {
-                tracing::info!(running = self.running.len(), "draining");
-                self.draining = Some(Instant::now());
+            if self.draining.is_none() {
+                self.draining = self.caller.draining_since();
+                if self.draining.is_some() {
+                    tracing::info!(running = self.running.len(), "draining");
+                }
             }
             let marked = self.beats.borrow().draining;
             let draining = self.draining.is_some() || marked.is_some();
@@ -168,6 +170,9 @@ impl<'a, L: Launcher> Engine<'a, L> {
 
     /// A place is taken from the claim until the cleanup has ended.
     fn free_places(&self) -> usize {
+        if self.launcher.paused_until().is_some() {
+            return 0;
+        }
         let taken = self.running.len() + self.unreported_cleanups.len() + self.cleanups.len();
         self.options.concurrency.saturating_sub(taken)
     }
@@ -211,7 +216,7 @@ impl<'a, L: Launcher> Engine<'a, L> {
 
     /// Whether the queues may be called empty, if that is asked.
     fn is_empty(&mut self, claimed: usize) -> bool {
-        if claimed > 0 || !self.options.stop_when_empty {
+        if claimed > 0 || !self.options.stop_when_empty || self.launcher.paused_until().is_some() {
             self.empty_since = None;
             return false;
         }

@@ -38,6 +38,11 @@ pub(crate) trait Launcher: Send + Sync + 'static {
         false
     }
 
+    /// The launcher wants no more jobs before that time: this machine cannot run them. None if it wants them.
+    fn paused_until(&self) -> Option<Instant> {
+        None
+    }
+
     /// No more jobs will come for this registration: ends what waits warm, within this time.
     fn close(&self, _within: Duration) -> impl Future<Output = ()> + Send {
         async {}

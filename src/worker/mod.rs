@@ -51,7 +51,7 @@ pub(crate) async fn run<L: Launcher>(
     launcher: L,
     shutdown: &Shutdown,
 ) -> Result<WorkerSummary, Error> {
-    let launcher = Arc::new(launcher);
+    let (launcher, options) = (Arc::new(launcher), &options.bounded());
     let mut summary = WorkerSummary::default();
     let mut has_worked = false;
     let mut wait = REGISTER_RETRY.0;

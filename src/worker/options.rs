@@ -44,6 +44,16 @@ impl Default for WorkerOptions {
     }
 }
 
+/// No setting of time is taken for longer, so that sums of times and durations cannot overflow.
+const LONGEST: Duration = Duration::from_secs(100 * 365 * 86_400);
+
+impl WorkerOptions {
+    pub(super) fn bounded(&self) -> WorkerOptions {
+        let [lease, poll, grace] = [self.lease, self.poll, self.grace].map(|setting| setting.min(LONGEST));
+        WorkerOptions { lease, poll, grace, ..self.clone() }
+    }
+}
+
 /// How a worker is told to end: politely, and then with more haste.
 #[derive(Debug, Clone, Default)]
 pub struct Shutdown {

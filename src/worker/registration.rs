@@ -9,12 +9,9 @@ use super::{
     engine::Engine,
     launcher::Launcher,
     options::{Shutdown, WorkerOptions, WorkerSummary},
-    until_lease_ends::{UntilLeaseEnds, lease_lost},
+    until_lease_ends::UntilLeaseEnds,
 };
-use crate::{
-    Error, JobQueue, Session, SessionOptions, listen, maintenance,
-    session::heartbeat::{Heartbeat, lease_ended},
-};
+use crate::{Error, JobQueue, Session, SessionOptions, listen, maintenance, session::heartbeat::Heartbeat};
 
 /// How long the last call to the database may take.
 const STOP_TIMEOUT: Duration = Duration::from_secs(1);
@@ -27,18 +24,20 @@ pub(super) async fn run_registered<L: Launcher>(
     shutdown: &Shutdown,
     summary: &mut WorkerSummary,
 ) -> Result<(), Error> {
-    let session = Arc::new(register(queue, options).await?);
+    let registered = tokio::select! {
+        registered = register(queue, options) => registered?,
+        // Nothing runs yet, and nothing will.
+        () = shutdown.drain.cancelled() => return Ok(()),
+    };
+    let session = Arc::new(registered);
     tracing::info!(worker = %session.id(), queues = ?options.queues, slots = options.concurrency, "working");
     let beside = CancellationToken::new();
     let _end_beside = beside.clone().drop_guard();
     let enforcer = launcher.clone();
     let lease_until = move |deadline| enforcer.lease_until(deadline);
     let heartbeat = Heartbeat::start(session.clone(), shutdown.drain.clone(), lease_until);
-    let beats = heartbeat.beats.clone();
-    tokio::select! {
-        started = launcher.start(&session, options.concurrency) => started?,
-        () = lease_ended(beats.clone()) => return Err(lease_lost()),
-    }
+    let caller = UntilLeaseEnds::new(session.clone(), heartbeat.beats.clone(), shutdown.clone(), options.grace);
+    caller.bounded(launcher.start(&session, options.concurrency)).await?;
     let wake = Arc::new(Notify::new());
     let target = listen::target(queue, options.listen_url.as_deref())?;
     let ping = (options.lease / 3).max(Duration::from_millis(200));
@@ -50,7 +49,6 @@ pub(super) async fn run_registered<L: Launcher>(
     };
     let maintenance = tokio::spawn(maintenance::maintain(round, beside.clone()));
 
-    let caller = UntilLeaseEnds { session: session.clone(), beats };
     let mut engine = Engine::new(caller, options, launcher.clone(), summary);
     let result = engine.work(&wake, &listener, shutdown).await;
     match &result {

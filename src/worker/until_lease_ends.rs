@@ -1,9 +1,13 @@
-//! Calls to the database that are repeated while the database is away, until the lease ends.
+//! Calls to the database that are repeated while the database is away, until the lease ends or the worker has to.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::{Duration, Instant},
+};
 
 use tokio::sync::watch;
 
+use super::options::Shutdown;
 use crate::{
     ClaimedJob, Error, Session,
     session::{
@@ -14,14 +18,33 @@ use crate::{
 
 /// Between two tries: at first, and at most.
 const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+/// A worker that has to hurry, or whose grace is over, waits this long for a call that is under way.
+const LAST_CALL: Duration = Duration::from_secs(1);
 
 /// Calls the database until the lease ends.
 pub(super) struct UntilLeaseEnds {
     pub session: Arc<Session>,
     pub beats: watch::Receiver<Beat>,
+    shutdown: Shutdown,
+    grace: Duration,
+    draining_since: OnceLock<Instant>,
 }
 
 impl UntilLeaseEnds {
+    pub(super) fn new(
+        session: Arc<Session>,
+        beats: watch::Receiver<Beat>,
+        shutdown: Shutdown,
+        grace: Duration,
+    ) -> UntilLeaseEnds {
+        UntilLeaseEnds { session, beats, shutdown, grace, draining_since: OnceLock::new() }
+    }
+
+    /// When the worker first knew that it has to drain, if it has to.
+    pub(super) fn draining_since(&self) -> Option<Instant> {
+        self.shutdown.drain.is_cancelled().then(|| *self.draining_since.get_or_init(Instant::now))
+    }
+
     /// Tells the database every end and claims up to `free` jobs: see [`Report::flush_and_claim`].
     pub(super) async fn flush_and_claim(&self, report: &mut Report, free: usize) -> Result<Vec<ClaimedJob>, Error> {
         let mut pause = Pause(RETRY_PAUSE.0);
@@ -33,7 +56,7 @@ impl UntilLeaseEnds {
                 }
             }
         };
-        self.unless_lease_ends(repeat).await
+        self.bounded(repeat).await
     }
 
     /// Repeats a call while the database is away.
@@ -50,15 +73,32 @@ impl UntilLeaseEnds {
                 }
             }
         };
-        self.unless_lease_ends(repeat).await
+        self.bounded(repeat).await
     }
 
-    /// A query may hang as long as its connection does, so the lease's end is heard beside it.
-    async fn unless_lease_ends<T>(&self, call: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    /// A query may hang as long as its connection does, so the lease's end and the worker's are heard beside it.
+    pub(super) async fn bounded<T>(&self, call: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
         tokio::select! {
             biased;
             done = call => done,
             () = lease_ended(self.beats.clone()) => Err(lease_lost()),
+            () = self.time_is_up() => Err(Error::Pool(
+                "the worker was told to end and the database does not answer; its jobs go back when its lease ends".into(),
+            )),
+        }
+    }
+
+    /// Returns when the worker has to end, whether the database answers or not.
+    async fn time_is_up(&self) {
+        self.shutdown.drain.cancelled().await;
+        let grace_over = self.draining_since().unwrap_or_else(Instant::now) + self.grace + LAST_CALL;
+        let hurried = async {
+            self.shutdown.hurry.cancelled().await;
+            tokio::time::sleep(LAST_CALL).await;
+        };
+        tokio::select! {
+            () = tokio::time::sleep_until(grace_over.into()) => {}
+            () = hurried => {}
         }
     }
 }

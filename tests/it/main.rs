@@ -78,6 +78,8 @@ mod worker;
 #[cfg(feature = "cli")]
 mod worker_ends;
 #[cfg(feature = "cli")]
+mod worker_host;
+#[cfg(feature = "cli")]
 mod worker_lease;
 #[cfg(feature = "cli")]
 mod worker_listen;

@@ -132,7 +132,7 @@ pub fn unique_sleep() -> String {
 /// Of one job all ways to look say the same.
 #[tokio::test]
 async fn a_job_looks_the_same_by_its_id_in_a_list_and_in_the_view_wherever_it_is() {
-    let db = database().await;
+    let db = crate::support::database().await;
     let worker = db.worker(60.0).await;
     let ended = db.enqueue().await;
     let job = db.claim_one(worker).await;

@@ -102,7 +102,8 @@ async fn what_jobs_read_and_write_does_not_outlive_them_nor_its_place_the_worker
     let id = q.enqueue("t", json!({})).await.unwrap().id;
     let working = Working::start(&q, worker::WorkerOptions { poll: Duration::from_millis(50), ..options() });
     let path = result(&ends(&q, id).await)["path"].as_str().map(std::path::PathBuf::from).unwrap();
-    let dir = path.parent().unwrap();
+    // Each run has a directory of its own in the worker's.
+    let dir = path.parent().and_then(|run| run.parent()).unwrap();
     let left: Vec<_> = std::fs::read_dir(dir).unwrap().map(|file| file.unwrap().file_name()).collect();
     assert!(left.is_empty(), "{left:?}");
     working.stop().await;

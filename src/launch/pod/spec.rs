@@ -35,6 +35,9 @@ const PAYLOAD: &str = "/rowlock-job/payload";
 /// A Pod may take so long beyond its own bounds until nothing but its deadline ends it.
 const SPARE: Duration = Duration::from_secs(60);
 
+/// Kubernetes takes no more seconds.
+const LONGEST_DEADLINE: u64 = i32::MAX as u64;
+
 /// The name of a job's Pod and of the Secret with its payload.
 ///
 /// Made from the job alone.
@@ -124,8 +127,9 @@ pub(super) fn pod(made: &Made<'_>, options: &PodOptions) -> Result<Pod, String> 
     }
     if let Some(timeout) = made.timeout {
         // The command's time is measured beside it; this is for a Pod that nobody could end otherwise.
-        let most = timeout + options.grace + options.pull + options.pending + SPARE;
-        spec["activeDeadlineSeconds"] = json!(most.as_secs() + 1);
+        let bounds = [options.grace, options.pull, options.pending, SPARE];
+        let most = bounds.into_iter().fold(timeout, Duration::saturating_add);
+        spec["activeDeadlineSeconds"] = json!(most.as_secs().min(LONGEST_DEADLINE - 1) + 1);
     }
     lay(&mut pod, made.parts.template.as_ref());
     serde_json::from_value(pod).map_err(|e| format!("pod_template: {e}"))
@@ -283,6 +287,18 @@ pub(super) mod tests {
         assert_eq!(of("ROWLOCK_JOB_ID")["value"], "00000000-0000-0000-0000-000000000007");
         assert_eq!(of("TOKEN")["valueFrom"]["secretKeyRef"]["key"], "k");
         assert!(pod["spec"]["activeDeadlineSeconds"].as_i64().unwrap() > 30);
+    }
+
+    #[test]
+    fn a_timeout_of_any_length_makes_a_pod_that_kubernetes_takes() {
+        let spec = Spec { program: "a".into(), args: vec![], env: vec![], pod: None };
+        let (job, parts) = (job(), Parts::of_image("i"));
+        for timeout in [Duration::from_secs(8_600_000_000_000), Duration::MAX] {
+            let timeout = Some(timeout);
+            let made = Made { job: &job, spec: &spec, parts: &parts, timeout, deadline: None, traceparent: None };
+            let pod = pod(&made, &PodOptions::default()).unwrap();
+            assert_eq!(pod.spec.unwrap().active_deadline_seconds, Some(i32::MAX.into()));
+        }
     }
 
     #[test]

@@ -1,0 +1,104 @@
+//! What is wrong with the machine, or with the world around a worker, is not charged to its jobs.
+
+use std::time::{Duration, Instant};
+
+use rowlock::{JobQueue, NewJob, Status, worker};
+use serde_json::json;
+
+use crate::{
+    proxy::Proxy,
+    support::eventually,
+    work::{
+        Program, Working, drain, ends, exists, job, options, processes_with, program, put_type, runs, shell,
+        unique_sleep, with_type,
+    },
+};
+
+#[tokio::test]
+async fn a_worker_without_descriptors_consumes_no_attempt_and_says_so() {
+    let (q, db) = with_type(json!({"command": ["sleep", "0.5"], "max_retries": 3})).await;
+    let jobs = q.enqueue_many(&vec![NewJob::new("t", json!({})); 30]).await.unwrap();
+    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let rowlock = env!("CARGO_BIN_EXE_rowlock");
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", "ulimit -n 48; exec \"$@\"", "sh", rowlock, "worker", "--concurrency", "30", "--http", &address]);
+    shell.env("DATABASE_URL", &db.url).stdout(std::process::Stdio::null());
+    let _worker = Program(shell.spawn().unwrap());
+    for id in jobs.iter().map(|enqueued| enqueued.id) {
+        let job = ends(&q, id).await;
+        assert_eq!((job.status, job.attempts), (Status::Completed, 0), "{:?}", job.error);
+    }
+}
+
+#[tokio::test]
+async fn a_job_that_removes_directories_takes_nothing_of_others() {
+    let (q, db) = with_type(json!({"command": ["true"], "max_retries": 3})).await;
+    let own = shell(r#"rm -rf "$(dirname "$ROWLOCK_RESULT_FILE")""#);
+    let workers = shell(r#"rm -rf "$(dirname "$(dirname "$ROWLOCK_RESULT_FILE")")""#);
+    put_type(&db, json!({"name": "own", "command": own, "max_retries": 3})).await;
+    put_type(&db, json!({"name": "workers", "command": workers, "max_retries": 3})).await;
+    let working = Working::start(&q, worker::WorkerOptions { poll: Duration::from_millis(50), ..options() });
+    for name in ["own", "t", "workers", "t", "t"] {
+        let job = ends(&q, q.enqueue(name, json!({})).await.unwrap().id).await;
+        assert_eq!((job.status, job.attempts), (Status::Completed, 0), "{name}: {:?}", job.error);
+    }
+    working.stop().await;
+}
+
+#[tokio::test]
+async fn signals_that_are_for_other_programs_end_no_worker() {
+    let dir = tempfile::tempdir().unwrap();
+    let (begun, go) = (dir.path().join("begun"), dir.path().join("go"));
+    let script = format!("touch {}; until test -e {}; do sleep 0.05; done", begun.display(), go.display());
+    let (q, db) = with_type(json!({"command": shell(&script)})).await;
+    let id = q.enqueue("t", json!({})).await.unwrap().id;
+    let mut command = program(&db);
+    // No terminal, whoever runs the test.
+    command.arg("worker").stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+    let mut worker = Program(command.spawn().unwrap());
+    exists(&begun).await;
+    for name in ["-HUP", "-USR1", "-USR2"] {
+        worker.signal(name);
+    }
+    std::fs::write(&go, "").unwrap();
+    assert_eq!(ends(&q, id).await.status, Status::Completed);
+    let next = q.enqueue("t", json!({})).await.unwrap().id;
+    assert_eq!(ends(&q, next).await.status, Status::Completed);
+    assert!(worker.0.try_wait().unwrap().is_none(), "it lives");
+    worker.signal("-TERM");
+    eventually("it ends", || {
+        let ended = worker.0.try_wait().unwrap().is_some();
+        async move { ended }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_hurry_reaches_a_worker_whose_database_is_away() {
+    let sleep = unique_sleep();
+    let (direct, db) = with_type(json!({"command": ["sleep", sleep]})).await;
+    let proxy = Proxy::to(&db.url).await;
+    let q = JobQueue::connect(&proxy.url(&db.url)).await.unwrap();
+    let id = direct.enqueue("t", json!({})).await.unwrap().id;
+    let long = Duration::from_secs(600);
+    let working = Working::start(&q, worker::WorkerOptions { lease: long, grace: long, ..options() });
+    runs(&direct, id).await;
+    eventually("its process is there", || async { processes_with(&sleep) == 1 }).await;
+    proxy.freeze(true);
+    let asked = Instant::now();
+    working.shutdown.drain.cancel();
+    working.shutdown.hurry.cancel();
+    let ended = working.ended().await;
+    assert!(asked.elapsed() < Duration::from_secs(15), "{:?}", asked.elapsed());
+    assert_eq!(processes_with(&sleep), 0, "{ended:?}");
+    proxy.freeze(false);
+}
+
+#[tokio::test]
+async fn a_timeout_beyond_every_calendar_is_a_timeout() {
+    let (q, _db) = with_type(json!({"command": ["true"], "timeout": "270000 years"})).await;
+    let id = q.enqueue("t", json!({})).await.unwrap().id;
+    drain(&q).await;
+    let job = job(&q, id).await;
+    assert_eq!(job.status, Status::Completed, "{:?}", job.error);
+}
