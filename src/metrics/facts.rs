@@ -20,6 +20,8 @@ pub struct Known {
     pub ticked: Option<Instant>,
     /// The Deployments that a leading controller scales.
     pub replicas: Vec<Replicas>,
+    /// The reason for which this process cannot do its work, although all else is well.
+    pub problem: Option<String>,
 }
 
 /// The replicas of one Deployment.
@@ -83,6 +85,17 @@ impl Facts {
     /// ```
     pub fn set_replicas(&self, replicas: Vec<Replicas>) {
         self.lock().replicas = replicas;
+    }
+
+    /// Notes the reason for which this process cannot do its work; none while it can. It is not ready then.
+    ///
+    /// ```
+    /// let facts = rowlock::metrics::Facts::new("controller");
+    /// facts.set_problem(Some("another release leads".into()));
+    /// assert!(facts.known().problem.is_some());
+    /// ```
+    pub fn set_problem(&self, problem: Option<String>) {
+        self.lock().problem = problem;
     }
 
     /// The facts of this moment.
