@@ -40,7 +40,8 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_t
 $$;
 COMMENT ON FUNCTION rowlock.job_types_v1 IS 'What a worker needs to know of the job types. Locks: none.';
 
-CREATE OR REPLACE FUNCTION rowlock.sync_catalog_v1(epoch int8, source text, digest text, types jsonb, schedules jsonb) RETURNS boolean
+CREATE OR REPLACE FUNCTION rowlock.sync_catalog_v1(epoch int8, source text, digest text, types jsonb, schedules jsonb,
+  former text[] DEFAULT '{}') RETURNS boolean
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
@@ -60,7 +61,9 @@ BEGIN
                    UNION ALL SELECT 'schedule', t FROM jsonb_array_elements(schedules) t) n
             WHERE NOT v_same ORDER BY n.kind DESC, n.value ->> 'name' LOOP
     INSERT INTO catalog_entry AS e VALUES (v.kind, v.name, sync_catalog_v1.source)
-    ON CONFLICT (kind, name) DO UPDATE SET source = excluded.source WHERE e.source = excluded.source;
+    -- What a source that has gone declared moves here; it does not end and begin.
+    ON CONFLICT (kind, name) DO UPDATE SET source = excluded.source
+      WHERE e.source = excluded.source OR e.source = ANY (sync_catalog_v1.former);
     IF NOT FOUND THEN
       PERFORM refuse('RL021', format('%s %s: it is declared by %s too', v.kind, left(v.name, 128),
         (SELECT e.source FROM catalog_entry e WHERE e.kind = v.kind AND e.name = v.name)), 'Keep it in one place.');
@@ -88,7 +91,7 @@ BEGIN
                                  UNION ALL SELECT 'schedule', t ->> 'name' FROM jsonb_array_elements(schedules) t));
 END $$;
 COMMENT ON FUNCTION rowlock.sync_catalog_v1 IS
-'Loads the job types and schedules of one source, rows as put_job_type and put_schedule take them, all or none, unless its digest is that of before; and removes what the source held and no longer holds: schedules at once, a type once no job and no schedule of it is left. False if one is left: call again later. Empty arrays end a source.
+'Loads the job types and schedules of one source, rows as put_job_type and put_schedule take them, all or none, unless its digest is that of before; and removes what the source held and no longer holds: schedules at once, a type once no job and no schedule of it is left. False if one is left: call again later. Empty arrays end a source. former names sources that are gone and not ended yet: their entries may be declared here, and move.
 SQLSTATEs: RL030, RL021, and those of put_job_type and put_schedule. Locks: the source''s row, then the types'' and schedules''; the leader''s row, shared.';
 
 CREATE OR REPLACE FUNCTION rowlock.catalog_sources_v1() RETURNS TABLE (source text)

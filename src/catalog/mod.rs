@@ -79,6 +79,8 @@ pub(crate) async fn apply(queue: &JobQueue, types: &[JobType], schedules: &[Sche
         schedules.iter().map(|s| ("SELECT rowlock.put_schedule($1)", s.row(), format!("schedule {}", s.name())));
     let mut client = queue.pool().get().await.map_err(Error::from)?;
     let tx = client.transaction().await.map_err(Error::from)?;
+    // For each statement: whoever waits for a file to be loaded may have gone.
+    tx.batch_execute("SET LOCAL statement_timeout = '60s'").await.map_err(Error::from)?;
     for (sql, row, entry) in types.chain(schedules) {
         tx.query_typed(sql, &[(&row, Type::JSONB)])
             .await

@@ -22,8 +22,14 @@ pub(super) async fn run(queue: JobQueue, place: &ClusterOptions, args: Controlle
     }
     let facts = Facts::new("controller");
     let _served = serve::http(&args.serve, &queue, &facts).await?;
-    let mut options =
-        controller::Options { lease: args.lease, tick: args.tick, listen_url: args.listen_url, facts, catalog: None };
+    let mut options = controller::Options {
+        lease: args.lease,
+        tick: args.tick,
+        listen_url: args.listen_url,
+        facts,
+        catalog: None,
+        namespace: None,
+    };
     let Some(cluster) = cluster else {
         output::message("no cluster: schedules, rescue and keeping; nothing is scaled");
         controller::run(queue, (), options, stop.drain).await?;
@@ -31,8 +37,10 @@ pub(super) async fn run(queue: JobQueue, place: &ClusterOptions, args: Controlle
     };
     tracing::info!(namespace = cluster.namespace(), cluster = cluster.origin(), "scaling Deployments");
     let events = Events::new(cluster.clone(), "controller");
-    options.catalog = Some(Source { cluster: cluster.clone(), events: events.clone() });
-    let target = Deployments::watch(cluster, events);
+    options.namespace = Some(cluster.namespace().to_owned());
+    let source = Source { cluster: cluster.clone(), events: events.clone(), release: args.release.clone() };
+    options.catalog = Some(source);
+    let target = Deployments::watch(cluster, events).of_release(args.release);
     controller::run(queue, target, options, stop.drain).await?;
     Ok(())
 }

@@ -4,7 +4,7 @@
 //! is left.
 
 use std::{
-    collections::{HashMap, hash_map::DefaultHasher},
+    collections::hash_map::DefaultHasher,
     hash::{Hash, Hasher},
     sync::Arc,
     time::{Duration, Instant},
@@ -16,7 +16,7 @@ use serde_json::Value;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{lead::LeaderTerm, scaler_error::ScalerError, store::Store};
+use super::{lead::LeaderTerm, release, scaler_error::ScalerError, sources::Sources, store::Store};
 use crate::{
     Error,
     catalog::{self, Catalog},
@@ -35,6 +35,14 @@ const LEADER_POLL: Duration = Duration::from_secs(1);
 pub struct Source {
     pub cluster: Cluster,
     pub events: Events,
+    /// The Helm release that this controller belongs to; ConfigMaps of other releases are left alone.
+    pub release: Option<String>,
+}
+
+impl Source {
+    fn has(&self, map: &ConfigMap) -> bool {
+        release::is_ours(map.metadata.labels.as_ref(), self.release.as_deref())
+    }
 }
 
 /// Loads the ConfigMaps while this controller leads, until `end`.
@@ -46,7 +54,7 @@ pub(super) async fn sync(
 ) {
     let changed = Arc::new(Notify::new());
     let maps = source.cluster.watch::<ConfigMap>(LABEL, changed.clone());
-    let mut sync = Sync { store, source, maps, epoch: -1, done: HashMap::new() };
+    let mut sync = Sync { store, source, maps, epoch: -1, sources: Sources::default() };
     loop {
         let leads = term.borrow().filter(LeaderTerm::lasts);
         if let Some(leads) = leads
@@ -67,57 +75,51 @@ struct Sync {
     source: Source,
     maps: Watched<ConfigMap>,
     epoch: i64,
-    /// By source: the version that was dealt with, and when it is tried again.
-    done: HashMap<String, (String, Option<Instant>)>,
+    sources: Sources,
 }
 
 impl Sync {
     async fn round(&mut self, epoch: i64) -> Result<(), Error> {
         // No entry is removed before all ConfigMaps are known.
         let Some(maps) = self.maps.all() else { return Ok(()) };
+        let maps: Vec<_> = maps.iter().filter(|m| self.source.has(m)).collect();
         let prefix = format!("configmap {}/", self.source.cluster.namespace());
         let name = |m: &ConfigMap| format!("{prefix}{}", m.metadata.name.as_deref().unwrap_or_default());
-        let there: Vec<String> = maps.iter().map(|m| name(m)).collect();
+        let there: Vec<(String, String)> =
+            maps.iter().map(|m| (name(m), m.metadata.resource_version.clone().unwrap_or_default())).collect();
         if self.epoch != epoch {
             self.epoch = epoch;
-            self.done.clear();
-            for gone in self.store.other_catalog_sources(&prefix, &there).await? {
-                self.done.insert(gone, (String::new(), Some(Instant::now())));
+            self.sources = Sources::default();
+            let names: Vec<String> = there.iter().map(|(source, _)| source.clone()).collect();
+            for gone in self.store.other_catalog_sources(&prefix, &names).await? {
+                self.sources.done(gone, String::new(), None);
             }
         }
-        for map in &maps {
-            let (source, version) = (name(map), map.metadata.resource_version.clone().unwrap_or_default());
-            let is_due = |(done, again): &(String, Option<Instant>)| {
-                *done != version || again.is_some_and(|at| Instant::now() >= at)
-            };
-            if self.done.get(&source).is_none_or(is_due) {
-                let again = self.load(&source, map).await?;
-                self.done.insert(source, (version, again.then(|| Instant::now() + RETRY_AFTER)));
-            }
+        let plan = self.sources.plan(&there, Instant::now());
+        for n in plan.load {
+            let again = self.load(&there[n].0, maps[n], &plan.gone).await?;
+            let (source, version) = there[n].clone();
+            self.sources.done(source, version, again.then(|| Instant::now() + RETRY_AFTER));
         }
-        let gone: Vec<String> = self.done.keys().filter(|s| !there.contains(s)).cloned().collect();
-        for source in gone {
-            if self.done.get(&source).is_some_and(|(_, again)| again.is_some_and(|at| Instant::now() < at)) {
-                continue;
-            }
+        for source in plan.end {
             let none = Value::Array(Vec::new());
-            let all = self.store.sync_catalog(epoch, &source, "", &none, &none).await?;
-            tracing::info!(source, complete = all, "a source of the catalogue is gone");
-            match all {
-                true => drop(self.done.remove(&source)),
-                false => drop(self.done.insert(source, (String::new(), Some(Instant::now() + RETRY_AFTER)))),
+            let complete = self.store.sync_catalog(epoch, &source, "", &none, &none, &[]).await?;
+            tracing::info!(source, complete, "a source of the catalogue is gone");
+            match complete {
+                true => self.sources.forget(&source),
+                false => self.sources.done(source, String::new(), Some(Instant::now() + RETRY_AFTER)),
             }
         }
         Ok(())
     }
 
     /// Loads one ConfigMap; answers whether it has to be tried again.
-    async fn load(&self, source: &str, map: &ConfigMap) -> Result<bool, Error> {
+    async fn load(&self, source: &str, map: &ConfigMap, former: &[String]) -> Result<bool, Error> {
         let answer = match read(map) {
             Ok((catalog, digest)) => {
                 let types = Value::Array(catalog.types.iter().map(catalog::JobType::row).collect());
                 let schedules = Value::Array(catalog.schedules.iter().map(catalog::Schedule::row).collect());
-                self.store.sync_catalog(self.epoch, source, &digest, &types, &schedules).await
+                self.store.sync_catalog(self.epoch, source, &digest, &types, &schedules, former).await
             }
             Err(problem) => return self.report_invalid(source, map, &problem).await,
         };

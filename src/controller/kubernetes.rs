@@ -39,7 +39,10 @@ use self::{
     size::{Answer, Change, Plan, Size},
     view::{Known, uid},
 };
-use super::target::{Notice, Snapshot, Target, TargetError};
+use super::{
+    release,
+    target::{Notice, Snapshot, Target, TargetError},
+};
 use crate::cluster::{Cluster, ClusterError, Events, Kind, Watched};
 
 /// The label of a Deployment that is scaled.
@@ -69,6 +72,8 @@ pub struct Deployments {
     stopping: HashMap<String, Instant>,
     memories: HashMap<String, Memory>,
     away_until: Option<Instant>,
+    /// The Helm release that this controller belongs to; Deployments of other releases are left alone.
+    release: Option<String>,
 }
 
 /// The facts about a Deployment that its object does not hold.
@@ -106,7 +111,20 @@ impl Deployments {
             stopping: HashMap::new(),
             memories: HashMap::new(),
             away_until: None,
+            release: None,
         }
+    }
+
+    /// Leaves alone what Helm made for another release in the same namespace.
+    ///
+    /// ```no_run
+    /// # fn f(target: rowlock::controller::kubernetes::Deployments) {
+    /// let target = target.of_release(Some("mail".into()));
+    /// # }
+    /// ```
+    pub fn of_release(mut self, release: Option<String>) -> Deployments {
+        self.release = release;
+        self
     }
 
     /// The object as the watch saw it last.
@@ -188,6 +206,8 @@ impl Target for Deployments {
         let (Some(deployments), Some(pods)) = (self.deployments.all(), self.pods.all()) else {
             return Ok(Snapshot::default());
         };
+        let is_ours = |d: &Arc<Deployment>| release::is_ours(d.metadata.labels.as_ref(), self.release.as_deref());
+        let deployments: Vec<Arc<Deployment>> = deployments.into_iter().filter(is_ours).collect();
         let now = Instant::now();
         let new = || Memory { size: Size::default(), short_since: now, unsettled_since: None, marked: None };
         for d in &deployments {
@@ -283,6 +303,7 @@ impl Target for Deployments {
                 let reason = if decision.wanted > decision.current { "ScalingOut" } else { "ScalingIn" };
                 self.events.publish(at, Kind::Normal, reason, decision.explain());
             }
+            Notice::Rival(_) => self.events.publish(at, Kind::Warning, "AnotherRelease", notice.to_string()),
             Notice::Invalid(error) => self.events.publish(at, Kind::Warning, "InvalidAnnotations", error.to_string()),
         }
     }

@@ -25,15 +25,43 @@ impl LeaderTerm {
     }
 }
 
+const IN_NAMESPACE: &str = " in namespace ";
+/// The database takes names of so many bytes.
+const NAME_BYTES: usize = 128;
+
+/// The name of a controller, with the namespace whose Deployments it scales.
+pub(super) fn name_in(name: &str, namespace: Option<&str>) -> String {
+    let Some(namespace) = namespace else { return name.to_owned() };
+    let place = format!("{IN_NAMESPACE}{namespace}");
+    let mut room = NAME_BYTES.saturating_sub(place.len()).min(name.len());
+    while !name.is_char_boundary(room) {
+        room -= 1;
+    }
+    format!("{}{place}", &name[..room])
+}
+
+/// Whether a leader of that name keeps a controller of this namespace from scaling. A leader of an earlier version does
+/// not say its namespace, and must not hold up the rolling update that replaces it.
+fn is_rival(leader: &str, namespace: Option<&str>) -> bool {
+    let theirs = leader.rsplit_once(IN_NAMESPACE).map(|(_, theirs)| theirs);
+    namespace.is_some() && theirs.is_some() && theirs != namespace
+}
+
+/// A controller that wants to lead.
+pub(super) struct Candidate {
+    pub id: Uuid,
+    pub name: String,
+    pub namespace: Option<String>,
+    pub lease: Duration,
+    /// Its own terms go here.
+    pub terms: watch::Sender<Option<LeaderTerm>>,
+    /// The name of a leader in another namespace goes here.
+    pub rivals: watch::Sender<Option<String>>,
+}
+
 /// Takes the leadership when it is free and keeps it until `end`, then gives it up.
-pub(super) async fn lead(
-    store: Store,
-    id: Uuid,
-    name: String,
-    lease: Duration,
-    term: watch::Sender<Option<LeaderTerm>>,
-    end: CancellationToken,
-) {
+pub(super) async fn lead(store: Store, candidate: Candidate, end: CancellationToken) {
+    let Candidate { id, name, namespace, lease, terms: term, rivals } = candidate;
     loop {
         let asked = Instant::now();
         let answer = tokio::select! {
@@ -46,12 +74,14 @@ pub(super) async fn lead(
                 if before.is_none_or(|t| t.epoch != epoch) {
                     tracing::info!(epoch, "leading");
                 }
+                rivals.send_replace(None);
                 lease / 5
             }
             Ok(Led { epoch: None, leader, left }) => {
                 if term.send_replace(None).is_some() {
                     tracing::warn!(leader, "another controller leads now");
                 }
+                rivals.send_replace(Some(leader).filter(|leader| is_rival(leader, namespace.as_deref())));
                 // Not before it can be free, and often enough to be there soon after.
                 left.clamp(Duration::from_millis(20), (lease / 15).max(Duration::from_millis(50)))
             }
@@ -70,5 +100,26 @@ pub(super) async fn lead(
         && let Err(error) = store.resign(term.epoch).await
     {
         tracing::debug!(%error, "the leadership was not given up; its lease ends by itself");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_leader_of_another_namespace_is_a_rival_and_one_of_an_earlier_version_is_none() {
+        let name = name_in("rowlock-controller-7d9-x2x", Some("shop"));
+        assert_eq!(name, "rowlock-controller-7d9-x2x in namespace shop");
+        assert!(is_rival(&name, Some("mail")));
+        assert!(!is_rival(&name, Some("shop")) && !is_rival(&name, None));
+        assert!(!is_rival("rowlock-controller-7d9-x2x", Some("mail")), "a rolling update must not get stuck");
+        assert_eq!(name_in("laptop:1", None), "laptop:1");
+    }
+
+    #[test]
+    fn a_long_name_is_cut_and_not_its_namespace() {
+        let name = name_in(&"ü".repeat(200), Some("shop"));
+        assert!(name.len() <= NAME_BYTES && name.ends_with(" in namespace shop"));
     }
 }

@@ -18,6 +18,8 @@ use crate::Error;
 const STORE_UNCHANGED_EVERY: TimeDelta = TimeDelta::seconds(10);
 /// History reaches back at least this far, whatever the delay is: steps are limited over less.
 const MIN_WINDOW: Duration = Duration::from_secs(60);
+/// A Deployment whose replicas could not be ordered leaves the work of shared queues to others for this time.
+const GROW_RETRY: Duration = Duration::from_secs(60);
 /// So many starts are remembered.
 const STARTS_REMEMBERED: usize = 20;
 
@@ -25,6 +27,8 @@ const STARTS_REMEMBERED: usize = 20;
 pub(super) struct Memory {
     pub history: History,
     pub scale_in: ScaleIn,
+    /// No replica could be ordered, the last time at this instant.
+    grow_failed: Option<Instant>,
     stored: Option<Decision>,
     /// Replicas whose worker has been seen, and when.
     started: HashMap<String, Instant>,
@@ -86,6 +90,16 @@ impl Memory {
     /// The time that a replica takes to start, in seconds; none until it was measured.
     pub(super) fn start_seconds(&self) -> Option<f64> {
         high(&self.starts)
+    }
+
+    /// Notes whether replicas could be ordered.
+    pub(super) fn grown(&mut self, ordered: bool) {
+        self.grow_failed = (!ordered).then(Instant::now);
+    }
+
+    /// Whether more replicas can be had, as far as it is known.
+    pub(super) fn may_grow(&self) -> bool {
+        self.grow_failed.is_none_or(|at| at.elapsed() > GROW_RETRY)
     }
 
     pub(super) fn remember(&mut self, decision: &Decision, limits: &Limits) {

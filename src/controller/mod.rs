@@ -13,7 +13,8 @@
 //! - `observe`, `rates`: one observation of the database. `memory`: one Deployment between two rounds.
 //! - [`target`]: the thing that is scaled. [`local`]: processes of this machine. [`kubernetes`]: Deployments.
 //!   `scale_in`: how replicas go, and none that works. `share`: Deployments that serve the same queue.
-//! - [`configmaps`]: the catalogue from a cluster.
+//! - [`configmaps`]: the catalogue from a cluster; `sources`: its ConfigMaps, as they come and go. `release`: whose an
+//!   object is.
 //! - `scaler_error`: the acts that can fail, by name. `store`: the only file that calls the controller's SQL.
 
 pub mod configmaps;
@@ -31,9 +32,11 @@ mod need;
 mod observe;
 mod rates;
 mod reconcile;
+mod release;
 mod scale_in;
 mod scaler_error;
 mod share;
+mod sources;
 mod store;
 pub mod target;
 mod ticks;
@@ -72,6 +75,8 @@ pub struct Options {
     pub facts: Facts,
     /// The cluster whose labelled ConfigMaps are the catalogue.
     pub catalog: Option<configmaps::Source>,
+    /// The namespace whose Deployments it scales. It is a part of its name for controllers of other namespaces.
+    pub namespace: Option<String>,
 }
 
 impl Default for Options {
@@ -82,6 +87,7 @@ impl Default for Options {
             listen_url: None,
             facts: Facts::new("controller"),
             catalog: None,
+            namespace: None,
         }
     }
 }
@@ -106,8 +112,10 @@ pub async fn run<T: Target>(queue: JobQueue, target: T, options: Options, end: C
     let address = listen::target(&queue, options.listen_url.as_deref())?;
     listen::listen(address, id, Duration::from_secs(5), wake.clone(), end.clone());
     let tasks = TaskTracker::new();
-    let name = SessionOptions::default().name;
-    tasks.spawn(lead::lead(store.clone(), id, name, options.lease, terms, end.clone()));
+    let name = lead::name_in(&SessionOptions::default().name, options.namespace.as_deref());
+    let (rivals, rival) = watch::channel(None);
+    let candidate = lead::Candidate { id, name, namespace: options.namespace, lease: options.lease, terms, rivals };
+    tasks.spawn(lead::lead(store.clone(), candidate, end.clone()));
     let maintained = store.clone();
     let round = move || {
         let store = maintained.clone();
@@ -120,14 +128,14 @@ pub async fn run<T: Target>(queue: JobQueue, target: T, options: Options, end: C
     }
     tasks.close();
     let mut reconciler = Reconciler::new(store, target, options.facts);
-    reconcile(&mut reconciler, term, &wake, options.tick, &end).await;
+    reconcile(&mut reconciler, (term, rival), &wake, options.tick, &end).await;
     tasks.wait().await;
     Ok(reconciler.target)
 }
 
 async fn reconcile<T: Target>(
     reconciler: &mut Reconciler<T>,
-    mut term: watch::Receiver<Option<LeaderTerm>>,
+    (mut term, rival): (watch::Receiver<Option<LeaderTerm>>, watch::Receiver<Option<String>>),
     wake: &Notify,
     tick: Duration,
     end: &CancellationToken,
@@ -145,6 +153,8 @@ async fn reconcile<T: Target>(
             }
             tracing::debug!(ms = started.elapsed().as_secs_f64() * 1e3, "reconciled");
         }
+        let leader = rival.borrow().clone();
+        reconciler.report_rival(leader.as_deref()).await;
         reconciler.facts.tick(Instant::now());
         tokio::select! {
             () = tokio::time::sleep(wait) => {}

@@ -49,6 +49,8 @@ pub(super) struct Reconciler<T> {
     terminated: Vec<String>,
     /// The mistakes in Deployments' annotations, as they were reported last.
     invalid: HashMap<String, (InvalidLimits, Instant)>,
+    /// A leader of another namespace was reported at this time.
+    rival: Option<Instant>,
 }
 
 /// A reconciliation could not be finished.
@@ -72,6 +74,7 @@ impl<T: Target> Reconciler<T> {
             subscribed: Vec::new(),
             terminated: Vec::new(),
             invalid: HashMap::new(),
+            rival: None,
         }
     }
 
@@ -99,7 +102,7 @@ impl<T: Target> Reconciler<T> {
         let mut replicas = Vec::new();
         self.memories.retain(|name, _| snapshot.deployments.iter().any(|s| s.name == *name));
         let valid = self.current(&snapshot.deployments, &seen, &workers).await?;
-        let shares = share(&valid, &seen);
+        let shares = share(&valid, &self.memories, &seen);
         for ((scaled, limits, current), shares) in valid.into_iter().zip(shares) {
             let decision = self.decide(scaled, limits, &current, &shares, &seen, &workers);
             let memory = self.memories.entry(scaled.name.clone()).or_default();
@@ -167,6 +170,24 @@ impl<T: Target> Reconciler<T> {
             }
         }
         Ok(())
+    }
+
+    /// Reports that a controller of another namespace leads, while it does: this one looks healthy and would scale nothing,
+    /// for ever. It is not ready, says so in its log, and at the Deployments that it cannot scale.
+    pub(super) async fn report_rival(&mut self, leader: Option<&str>) {
+        self.facts.set_problem(leader.map(|leader| Notice::Rival(leader).to_string()));
+        let Some(leader) = leader else {
+            self.rival = None;
+            return;
+        };
+        if self.rival.is_some_and(|at| at.elapsed() < REPORT_INVALID_EVERY) {
+            return;
+        }
+        // What is there has to be seen first.
+        let Ok(Snapshot { deployments, .. }) = self.target.observe().await else { return };
+        tracing::error!("{}", Notice::Rival(leader));
+        deployments.iter().for_each(|scaled| self.target.publish(&scaled.name, Notice::Rival(leader)));
+        self.rival = (!deployments.is_empty()).then(Instant::now);
     }
 
     /// Ends the leases of workers whose replica was started again after they had started.
@@ -254,6 +275,7 @@ impl<T: Target> Reconciler<T> {
             // Replicas that drain still exist, and do not count.
             let leaving = u32::try_from(scaled.replicas.len()).unwrap_or(u32::MAX).saturating_sub(current.replicas);
             let grown = self.target.grow(&scaled.name, to.saturating_add(leaving)).await;
+            memory.grown(grown.is_ok());
             if grown.map_err(|e| (ScalerError::Grow, e.into()))? {
                 tracing::info!(deployment = scaled.name, from, to, reason, "scaling out");
                 self.target.publish(&scaled.name, Notice::Decided(decision));
@@ -289,13 +311,14 @@ impl<T: Target> Reconciler<T> {
 type Present<'a> = (&'a Scaled, &'a Limits, Current);
 
 /// The shares of Deployments that serve the same queues; none for one whose queues are its own.
-fn share(valid: &[Present<'_>], seen: &Demanded) -> Vec<Option<Shares>> {
+fn share(valid: &[Present<'_>], memories: &HashMap<String, Memory>, seen: &Demanded) -> Vec<Option<Shares>> {
     let slots = |limits: &Limits, current: &Current| limits.slots.or(current.slots).unwrap_or(DEFAULT_SLOTS).max(1);
     let sharer = |(scaled, limits, current): &'_ Present<'_>| {
         let there = u32::try_from(scaled.replicas.len()).unwrap_or(u32::MAX);
-        // Without room on a node it gets no more than it has.
-        let stuck = there.saturating_sub(scaled.unschedulable);
-        let most = if scaled.unschedulable > 0 { limits.max_replicas.min(stuck) } else { limits.max_replicas };
+        // Without room on a node, or without leave to grow, it gets no more than it has.
+        let may_grow = memories.get(&scaled.name).is_none_or(Memory::may_grow) && scaled.unschedulable == 0;
+        let most = if may_grow { u32::MAX } else { there.saturating_sub(scaled.unschedulable) };
+        let most = limits.max_replicas.min(most);
         (slots(limits, current), limits.pin_replicas.unwrap_or(most))
     };
     let sharers: Vec<Sharer<'_>> = valid

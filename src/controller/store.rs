@@ -160,7 +160,7 @@ impl Store {
     }
 
     /// Loads the entries of one source of the catalogue, and removes those that it no longer holds; false if some of
-    /// these have to stay for now.
+    /// these have to stay for now. Entries of the `former` sources, which are gone, may move to this one.
     pub(super) async fn sync_catalog(
         &self,
         epoch: i64,
@@ -168,15 +168,17 @@ impl Store {
         digest: &str,
         types: &Value,
         schedules: &Value,
+        former: &[String],
     ) -> Result<bool, Error> {
         self.one(
-            "SELECT rowlock.sync_catalog_v1($1, $2, $3, $4, $5)",
+            "SELECT rowlock.sync_catalog_v1($1, $2, $3, $4, $5, $6)",
             &[
                 (&epoch, Type::INT8),
                 (&source, Type::TEXT),
                 (&digest, Type::TEXT),
                 (types, Type::JSONB),
                 (schedules, Type::JSONB),
+                (&former, Type::TEXT_ARRAY),
             ],
         )
         .await

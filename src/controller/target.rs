@@ -1,6 +1,6 @@
 //! `Target` is the thing that the controller scales: Kubernetes Deployments, or processes of this machine.
 
-use std::{future::Future, io, time::Instant};
+use std::{fmt, future::Future, io, time::Instant};
 
 use chrono::{DateTime, Utc};
 
@@ -59,6 +59,22 @@ pub enum Notice<'a> {
     Decided(&'a Decision),
     /// The controller does not scale the object, because its annotations are wrong.
     Invalid(&'a InvalidLimits),
+    /// The controller does not scale the object, because a controller of another namespace leads on the same database.
+    Rival(&'a str),
+}
+
+impl fmt::Display for Notice<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Notice::Decided(decision) => f.write_str(&decision.explain()),
+            Notice::Invalid(error) => error.fmt(f),
+            Notice::Rival(leader) => write!(
+                f,
+                "the controller {leader} leads on this database, so nothing is scaled here. Give each release a database \
+                 of its own, or remove one of the two"
+            ),
+        }
+    }
 }
 
 /// The target could not do its part.

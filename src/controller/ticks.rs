@@ -19,6 +19,8 @@ use crate::{
 const LOOK_AHEAD: Duration = Duration::from_secs(1);
 /// A schedule whose tick has failed is left alone for this time.
 const FAILED_PAUSE: Duration = Duration::from_secs(10);
+/// The database answers so many schedules at most (`due_schedules_v1`); there may be more.
+const MAX_DUE: usize = 500;
 
 /// Does the ticks while this controller leads, until `end`.
 pub(super) async fn tick(store: Store, mut term: watch::Receiver<Option<LeaderTerm>>, end: CancellationToken) {
@@ -52,6 +54,7 @@ impl Ticks {
         let due = self.store.due_schedules(LOOK_AHEAD).await?;
         self.failed.retain(|_, at| at.elapsed() < FAILED_PAUSE);
         let mut wait = LOOK_AHEAD;
+        let mut done = 0;
         for schedule in &due {
             if self.failed.contains_key(&schedule.name) {
                 continue;
@@ -61,14 +64,21 @@ impl Ticks {
                 continue;
             }
             match self.one(epoch, schedule).await {
-                Ok(Some(next)) => wait = wait.min((next - schedule.now).to_std().unwrap_or_default()),
-                Ok(None) => {}
+                Ok(next) => {
+                    done += 1;
+                    let next = next.map(|next| (next - schedule.now).to_std().unwrap_or_default());
+                    wait = wait.min(next.unwrap_or(LOOK_AHEAD));
+                }
                 Err(error) if error.code() == Some("RL030") || error.is_transient() => return Err(error),
                 Err(error) => {
                     tracing::error!(schedule = schedule.name, %error, "a tick failed");
                     self.failed.insert(schedule.name.clone(), tokio::time::Instant::now());
                 }
             }
+        }
+        if due.len() >= MAX_DUE && done > 0 {
+            // The bound has cut off others that are due as well.
+            wait = Duration::ZERO;
         }
         // The times are on the clock of the database, which was read when it was asked.
         Ok(wait.saturating_sub(asked.elapsed()).max(Duration::from_millis(2)))

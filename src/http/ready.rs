@@ -53,11 +53,8 @@ pub(super) fn checks(look: &LastReading, known: &Known, now: Instant) -> Vec<Che
         }
         None => check("last tick", false, "none yet".into()),
     };
-    let mut checks = vec![database, schema, check("role", true, role.into()), tick];
-    if let Some(trouble) = &known.trouble {
-        checks.push(check("machine", false, trouble.clone()));
-    }
-    checks
+    let problem = known.problem.clone().map(|problem| check("work", false, problem));
+    [database, schema, check("role", true, role.into()), tick].into_iter().chain(problem).collect()
 }
 
 /// Prints the checks as those of Kubernetes are printed.
@@ -121,6 +118,15 @@ mod tests {
         assert!(
             problem(&seen(newest().into()), now + STUCK_AFTER).contains("[-] last tick: 30 s ago, expected within 30")
         );
+    }
+
+    #[test]
+    fn a_process_that_cannot_do_its_work_is_not_ready() {
+        let (facts, now) = (Facts::new("controller"), Instant::now());
+        facts.tick(now);
+        facts.set_problem(Some("another release leads".into()));
+        let list = text(&checks(&seen(newest().into()), &facts.known(), now));
+        assert!(list.ends_with("[-] work: another release leads\nnot ready\n"), "{list}");
     }
 
     #[test]

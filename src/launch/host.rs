@@ -40,7 +40,7 @@ impl Host {
             state.paused_until = Some(now + pause(state.faults));
             state.faults += 1;
         }
-        self.facts.set_trouble(Some(why.to_owned()));
+        self.facts.set_problem(Some(why.to_owned()));
     }
 
     /// A command was started after the last pause.
@@ -48,7 +48,7 @@ impl Host {
         let mut state = self.state();
         if state.paused_until.is_some_and(|until| until <= Instant::now()) {
             *state = State::default();
-            self.facts.set_trouble(None);
+            self.facts.set_problem(None);
         }
     }
 
@@ -103,13 +103,13 @@ mod tests {
         let host = Host::new(facts.clone());
         host.failed("no descriptors");
         host.failed("no descriptors");
-        assert!(host.paused_until().is_some() && facts.known().trouble.is_some());
+        assert!(host.paused_until().is_some() && facts.known().problem.is_some());
         assert_eq!(host.state().faults, 1, "a batch is one fault");
         host.works();
         assert!(host.paused_until().is_some(), "it started before the fault");
         host.state().paused_until = Some(Instant::now());
         host.works();
-        assert!(host.paused_until().is_none() && facts.known().trouble.is_none());
+        assert!(host.paused_until().is_none() && facts.known().problem.is_none());
         assert_eq!([0, 1, 4, 5, 99].map(|n| pause(n).as_secs()), [1, 2, 16, 30, 30]);
     }
 }

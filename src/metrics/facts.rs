@@ -18,10 +18,11 @@ pub struct Known {
     pub leader: Option<bool>,
     /// The time of the last periodic work: a worker's heartbeat, or a controller's reconciliation.
     pub ticked: Option<Instant>,
-    /// A fault of this machine for which a worker claims nothing at the moment.
-    pub trouble: Option<String>,
     /// The Deployments that a leading controller scales.
     pub replicas: Vec<Replicas>,
+    /// The reason for which this process cannot do its work, although the database is well: a fault of this machine, or
+    /// a controller of another release that leads.
+    pub problem: Option<String>,
 }
 
 /// The replicas of one Deployment.
@@ -58,17 +59,6 @@ impl Facts {
         self.lock().ticked = Some(at);
     }
 
-    /// Says that a fault of this machine began, or that it ended.
-    ///
-    /// ```
-    /// let facts = rowlock::metrics::Facts::new("worker");
-    /// facts.set_trouble(Some("cannot start a command: too many open files".into()));
-    /// assert!(facts.known().trouble.is_some());
-    /// ```
-    pub fn set_trouble(&self, trouble: Option<String>) {
-        self.lock().trouble = trouble;
-    }
-
     /// Notes whether this controller leads. A controller that no longer leads forgets its Deployments.
     ///
     /// ```
@@ -96,6 +86,17 @@ impl Facts {
     /// ```
     pub fn set_replicas(&self, replicas: Vec<Replicas>) {
         self.lock().replicas = replicas;
+    }
+
+    /// Notes the reason for which this process cannot do its work; none while it can. It is not ready then.
+    ///
+    /// ```
+    /// let facts = rowlock::metrics::Facts::new("controller");
+    /// facts.set_problem(Some("another release leads".into()));
+    /// assert!(facts.known().problem.is_some());
+    /// ```
+    pub fn set_problem(&self, problem: Option<String>) {
+        self.lock().problem = problem;
     }
 
     /// The facts of this moment.

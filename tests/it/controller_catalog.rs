@@ -56,6 +56,29 @@ async fn a_schedule_that_is_taken_out_ends_and_the_same_file_again_changes_nothi
     assert_eq!(types(&db).await, "");
 }
 
+/// kubernetes-sigs/kustomize#2226: a ConfigMap whose name carries a hash of its content is another with each change.
+#[tokio::test]
+async fn an_entry_moves_to_another_source_when_its_own_has_gone_and_loses_no_tick() {
+    let db = led().await;
+    let schedule = json!([{"name": "s", "type": "t", "every": "1 hour"}]);
+    assert!(sync(&db, "old", &["t", "u"], schedule.clone()).await);
+    let planned = "UPDATE rowlock.schedule SET next_at = '2026-01-01T01:00:00Z', last_at = '2026-01-01T00:00:00Z'";
+    db.run(planned).await;
+    let again = r#"SELECT rowlock.sync_catalog_v1(1, 'new', 'd', '[{"name": "t", "command": ["y"]}]', '[]')"#;
+    assert_eq!(refusal(&db.client, again).await.0, "RL021", "the old one is there");
+    let types = json!([{"name": "t", "command": ["y"]}]);
+    let moved: bool =
+        db.one("SELECT rowlock.sync_catalog_v1(1, 'new', 'd', $1, $2, former => '{old}')", &[&types, &schedule]).await;
+    assert!(moved);
+    assert!(sync(&db, "old", &[], json!([])).await);
+    assert_eq!(self::types(&db).await, "t", "u is nowhere any more");
+    let times = "SELECT count(*) FROM rowlock.schedules
+                  WHERE next_at = '2026-01-01T01:00:00Z' AND last_at = '2026-01-01T00:00:00Z' AND enabled";
+    assert_eq!(db.one::<i64>(times, &[]).await, 1, "the schedule goes on");
+    assert!(sync(&db, "new", &[], json!([])).await);
+    assert_eq!(self::types(&db).await, "", "it is the new one's to end");
+}
+
 #[tokio::test]
 async fn what_is_in_two_sources_is_refused_and_nothing_of_a_refused_one_is_loaded() {
     let db = led().await;

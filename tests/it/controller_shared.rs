@@ -8,7 +8,7 @@ use std::{
 
 use rowlock::controller::{
     self, Hold, Limits,
-    target::{Replica, Scaled, Snapshot, Target, TargetError},
+    target::{Notice, Replica, Scaled, Snapshot, Target, TargetError},
 };
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
@@ -19,13 +19,15 @@ use crate::{support::eventually, work::with_type};
 #[derive(Clone, Default)]
 struct Paper {
     sizes: Arc<Mutex<BTreeMap<String, u32>>>,
+    /// What was said at a Deployment.
+    said: Arc<Mutex<Vec<String>>>,
     hold: Option<Hold>,
 }
 
 impl Paper {
     fn of(names: &[&str], size: u32) -> Paper {
         let sizes = names.iter().map(|n| ((*n).to_owned(), size)).collect();
-        Paper { sizes: Arc::new(Mutex::new(sizes)), hold: None }
+        Paper { sizes: Arc::new(Mutex::new(sizes)), ..Paper::default() }
     }
 
     fn sizes(&self) -> Vec<u32> {
@@ -64,6 +66,10 @@ impl Target for Paper {
     async fn stop(&mut self, _: &str, _: &[String], _: u32) -> Result<bool, TargetError> {
         panic!("none of these can be stopped");
     }
+
+    fn publish(&mut self, deployment: &str, notice: Notice<'_>) {
+        self.said.lock().unwrap().push(format!("{deployment}: {notice}"));
+    }
 }
 
 /// buildkite/buildkite-agent-scaler#20: each was sized for all of the work.
@@ -79,7 +85,7 @@ async fn two_deployments_on_one_queue_are_sized_for_its_work_once() {
     eventually("the work has its replicas", async || paper.sizes().iter().sum::<u32>() >= 8).await;
     let decided = "SELECT count(*) FROM rowlock.decisions WHERE (inputs ->> 'share')::float8 < 1 AND wanted = current";
     eventually("it was decided again", async || db.one::<i64>(decided, &[]).await > 0).await;
-    assert_eq!(paper.sizes(), [8, 0]);
+    assert_eq!(paper.sizes()[1], 0, "the first has room for all of it");
     end.cancel();
     run.await.unwrap().unwrap();
 }
@@ -94,6 +100,31 @@ async fn a_scale_in_that_the_target_holds_back_is_no_decision_to_scale_in() {
     let decided = "SELECT count(*) FROM rowlock.decisions WHERE reason = 'rollout' AND (current, wanted) = (3, 3)";
     eventually("the reason is in the decision", async || db.one::<i64>(decided, &[]).await > 0).await;
     assert_eq!(db.one::<i64>("SELECT count(*) FROM rowlock.decisions WHERE wanted < current", &[]).await, 0);
+    end.cancel();
+    run.await.unwrap().unwrap();
+}
+
+/// The second release was ready, healthy and silent, and never scaled.
+#[tokio::test]
+async fn a_release_on_the_database_of_another_namespaces_release_is_not_ready_and_says_so_at_its_deployments() {
+    let (q, db) = with_type(json!({"command": ["true"]})).await;
+    let other: uuid::Uuid = db.one("SELECT gen_random_uuid()", &[]).await;
+    let lead = "SELECT epoch FROM rowlock.lead_v1($1, 'other-7d9 in namespace shop', 60)";
+    let epoch: i64 = db.one(lead, &[&other]).await;
+    let paper = Paper::of(&["mail"], 0);
+    let facts = rowlock::metrics::Facts::new("controller");
+    let options = controller::Options { namespace: Some("mail".into()), facts: facts.clone(), ..Default::default() };
+    let end = CancellationToken::new();
+    let run = tokio::spawn(controller::run(q, paper.clone(), options, end.clone()));
+    let says = |text: &str| text.contains("other-7d9 in namespace shop leads on this database");
+    eventually("it is not ready", async || facts.known().problem.is_some_and(|p| says(&p))).await;
+    eventually("its Deployment says so", async || paper.said.lock().unwrap().iter().any(|s| says(s))).await;
+    db.run(&format!("SELECT rowlock.resign_v1({epoch})")).await;
+    eventually("it leads, and is well", async || {
+        let known = facts.known();
+        known.leader == Some(true) && known.problem.is_none()
+    })
+    .await;
     end.cancel();
     run.await.unwrap().unwrap();
 }

@@ -84,7 +84,7 @@ annotations:
       key: {{ default $database.existingSecretKey (index . 1) }}
 {{- end }}
 
-{{/* The environment of a process that goes on for long. Argument: [root, key, more env] */}}
+{{/* The environment of a process that goes on for long. [::] serves IPv6 and IPv4, or IPv4 alone. Argument: [root, key, more env] */}}
 {{- define "rowlock.env" -}}
 {{- $root := index . 0 -}}
 {{ include "rowlock.database" (list $root (index . 1)) }}
@@ -96,7 +96,7 @@ annotations:
       key: {{ . }}
 {{- end }}
 - name: ROWLOCK_HTTP
-  value: "[::]:9464" # IPv6 and IPv4, or the one of them that the cluster has
+  value: "[::]:9464"
 - name: POD_NAME
   valueFrom: {fieldRef: {fieldPath: metadata.name}}
 - name: POD_UID

@@ -141,6 +141,9 @@ pub(in crate::cli) struct Controller {
     /// A direct connection for LISTEN, where the database URL is a pooler's.
     #[arg(long, env = "ROWLOCK_LISTEN_URL", hide_env_values = true)]
     pub listen_url: Option<String>,
+    /// The Helm release it belongs to: what Helm made for another one is left alone.
+    #[arg(long, env = "ROWLOCK_RELEASE")]
+    pub release: Option<String>,
     #[command(flatten)]
     pub serve: Serve,
 }
