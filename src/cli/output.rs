@@ -86,7 +86,7 @@ impl Output {
             // Through a tree: raw JSON inside has no YAML form of its own.
             Format::Yaml => match serde_saphyr::to_string(&serde_json::to_value(value)?)?.trim_end() {
                 // YAML may show such letters as they are; JSON, which is YAML, can escape them.
-                text if text.contains(|c| is_unsafe(c)) => json()?,
+                text if text.contains(is_unsafe) => json()?,
                 text => text.to_owned(),
             },
             _ => json()?,
@@ -204,7 +204,7 @@ mod tests {
         assert_eq!(shown, "a\\u{1b}[2J\\u{1b}]0;title\\u{7}b\\u{d}c\\u{9b}31m\\u{202e}d\\u{7f}");
         assert_eq!(printable("über\n\t日本 🙂"), "über\n\t日本 🙂");
         let json = escape_json(&serde_json::Value::String(hostile.into()).to_string());
-        assert!(!json.contains(|c| is_unsafe(c)), "{json:?}");
+        assert!(!json.contains(is_unsafe), "{json:?}");
         assert_eq!(serde_json::from_str::<String>(&json).ok().as_deref(), Some(hostile), "the value is the same");
     }
 }

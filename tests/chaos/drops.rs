@@ -155,9 +155,8 @@ impl Hasty {
         if self.chance.below(3) == 0 {
             // Said again, it would run again.
             let run = q.execute_job(&storm.handler, job);
-            match storm.dropped.at_random("execute_job", &mut self.chance, run).await {
-                Some(Err(error)) => assert!(error.is_transient(), "execute_job: {error:?}"),
-                Some(Ok(_)) | None => {}
+            if let Some(Err(error)) = storm.dropped.at_random("execute_job", &mut self.chance, run).await {
+                assert!(error.is_transient(), "execute_job: {error:?}");
             }
             return;
         }

@@ -16,7 +16,7 @@ mod fleet;
 mod freezes;
 mod hand;
 #[path = "../it/jobs.rs"]
-#[allow(dead_code, reason = "shared with the other tests, which use more of it")]
+#[allow(dead_code, unused_imports, reason = "shared with the other tests, which use more of it")]
 mod jobs;
 mod kills;
 mod ledger;
@@ -43,7 +43,7 @@ mod terms;
 #[allow(dead_code, reason = "shared with the other tests, which use more of it")]
 mod wire;
 #[path = "../it/work.rs"]
-#[allow(dead_code, reason = "shared with the other tests, which use more of it")]
+#[allow(dead_code, unused_imports, reason = "shared with the other tests, which use more of it")]
 mod work;
 
 /// No test: what `Fleet::in_process` starts, from this same executable.

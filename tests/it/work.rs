@@ -16,7 +16,7 @@ use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 pub use crate::jobs::{ends, job, put_type, reason, result, runs, with_type};
-use crate::support::{Db, PATIENCE, database, eventually};
+use crate::support::{Db, PATIENCE, eventually};
 
 pub fn shell(script: &str) -> Value {
     json!(["sh", "-c", script])

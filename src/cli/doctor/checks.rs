@@ -8,7 +8,10 @@ use super::{
 /// A verdict, or none where there is nothing to say.
 type Verdict = Option<(State, String)>;
 
-const CHECKS: &[(&str, fn(&Facts) -> Verdict)] = &[
+/// The name of a check, and what it says of the facts.
+type Rule = (&'static str, fn(&Facts) -> Verdict);
+
+const CHECKS: &[Rule] = &[
     ("connect", |f| ok(format!("{} on {}", f.user, f.database))),
     ("server", server),
     ("primary", primary),
@@ -25,9 +28,7 @@ const CHECKS: &[(&str, fn(&Facts) -> Verdict)] = &[
 ];
 
 pub(super) fn all(facts: &Facts) -> Vec<Check> {
-    let judge = |(check, judge): &(&'static str, fn(&Facts) -> Verdict)| {
-        judge(facts).map(|(state, detail)| Check { check, state, detail })
-    };
+    let judge = |(check, judge): &Rule| judge(facts).map(|(state, detail)| Check { check, state, detail });
     CHECKS.iter().filter_map(judge).collect()
 }
 
