@@ -5,6 +5,7 @@ mod admin;
 mod builder;
 mod enqueue;
 mod manual;
+mod manual_request;
 mod manual_worker;
 
 use std::sync::{Arc, Mutex};
@@ -42,7 +43,7 @@ struct Shared {
     /// May this user call the function for arrays, which is faster than the one for jsonb?
     bulk: OnceCell<bool>,
     /// The way to the background task behind `dequeue`, once it has been started.
-    manual: Mutex<Option<mpsc::UnboundedSender<manual_worker::Request>>>,
+    manual: Mutex<Option<mpsc::UnboundedSender<manual_request::Request>>>,
 }
 
 const POOL_SIZE: usize = 16;

@@ -12,9 +12,10 @@ use uuid::Uuid;
 
 use super::{
     JobQueue,
-    manual_worker::{Answer, ManualWorker, Request},
+    manual_request::{Answer, Request},
+    manual_worker::ManualWorker,
 };
-use crate::{Error, Failure, Job, Status, session::report::Outcome};
+use crate::{Error, Failure, Job, Status, session::outcome::Outcome};
 
 impl JobQueue {
     /// Takes the next due job, marks it running, and keeps its lease alive until it is ended by

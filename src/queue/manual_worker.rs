@@ -1,7 +1,7 @@
 //! The background task behind `dequeue`, `complete`, `fail` and `retry`.
 //!
-//! It owns a registration, the jobs that were given out, and the report of ended attempts. Each turn makes one round trip
-//! for all calls that wait: it tells the database every end and claims one job per waiting `dequeue`.
+//! The task owns a registration, the jobs that were given out, and the report of ended attempts. Each turn makes one
+//! round trip for all calls that wait: it tells the database every end and claims one job per waiting `dequeue`.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -14,11 +14,13 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::manual_request::{Answer, Delivery, Request};
 use crate::{
     ClaimedJob, Error, Job, Session, SessionOptions, Status,
     session::{
         heartbeat::{Heartbeat, lease_ended},
-        report::{Outcome, Report, Verdict},
+        outcome::{Outcome, Verdict},
+        report::Report,
     },
 };
 
@@ -28,48 +30,6 @@ const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How many answers are remembered for a caller that dropped its future and may say the call again.
 const UNHEARD_ANSWERS: usize = 1024;
-
-/// What callers ask.
-pub(super) enum Request {
-    Dequeue(oneshot::Sender<Result<Option<Delivery>, Error>>),
-    End {
-        id: Uuid,
-        outcome: Outcome,
-        answer: oneshot::Sender<Result<Answer, Error>>,
-    },
-    /// Nobody received this job.
-    Return(Uuid),
-}
-
-/// How an end was answered.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Answer {
-    Now(Status),
-    /// Postgres could not store the result: the attempt failed, and this is the job's status.
-    ResultRefused(Status),
-    NotHeld,
-}
-
-/// A job on its way to a caller. If the caller is gone, the job goes back.
-pub(super) struct Delivery {
-    job: Option<Job>,
-    back: mpsc::WeakUnboundedSender<Request>,
-}
-
-impl Delivery {
-    pub(super) fn accept(mut self) -> Job {
-        self.job.take().expect("a delivery has its job until it is accepted")
-    }
-}
-
-impl Drop for Delivery {
-    fn drop(&mut self) {
-        if let (Some(job), Some(back)) = (&self.job, self.back.upgrade()) {
-            // A task that has ended holds nothing.
-            let _ = back.send(Request::Return(job.id));
-        }
-    }
-}
 
 pub(super) struct ManualWorker {
     pool: Pool,
@@ -234,7 +194,7 @@ impl ManualWorker {
             let job = Job::running(&claimed, &self.options.name);
             self.unheard.retain(|(id, _)| *id != claimed.id);
             self.held.insert(claimed.id, claimed);
-            let delivery = Delivery { job: Some(job), back: self.own.clone() };
+            let delivery = Delivery::new(job, self.own.clone());
             if let Some(waiting) = self.waiting.pop_front() {
                 let _ = waiting.send(Ok(Some(delivery)));
             }

@@ -8,54 +8,21 @@ use std::time::Duration;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
-use super::{Failure, Session};
+use super::{
+    Failure, Session,
+    outcome::{Outcome, Verdict},
+    unanswered::Unanswered,
+};
 use crate::{ClaimedJob, Error, Reason};
-
-/// How an attempt ended.
-#[derive(Debug)]
-pub(crate) enum Outcome {
-    Completed(Option<Box<RawValue>>),
-    Failed(Failure),
-    /// The attempt was stopped before its end. The job goes back, and no attempt is consumed.
-    Released,
-    /// The job goes back by no fault of its own and no attempt is consumed, perhaps after a pause; the text says why.
-    HandedBack {
-        after: Option<Duration>,
-        error: String,
-    },
-    /// Somebody wants another attempt after this pause; it counts as a retry.
-    Retried {
-        after: Duration,
-    },
-}
-
-/// What the database said of an end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Verdict {
-    Completed,
-    /// A retry waits for its time.
-    Retried,
-    Failed,
-    Cancelled,
-    Released,
-    /// The job is not this worker's any more.
-    LeaseLost,
-    /// The first call took effect and its answer was lost: the attempt has failed, and the job is wherever that led.
-    FailedUnheard,
-    /// Postgres could not store the result, so the attempt failed instead; true if it is retried.
-    ResultRefused {
-        retried: bool,
-    },
-}
 
 /// Ended attempts on their way to the database.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
-    completed: Ends<Option<Box<RawValue>>>,
-    failed: Ends<Failure>,
-    released: Ends<()>,
-    handed_back: Ends<(Option<Duration>, String)>,
-    retried: Ends<Duration>,
+    completed: Unanswered<Option<Box<RawValue>>>,
+    failed: Unanswered<Failure>,
+    released: Unanswered<()>,
+    handed_back: Unanswered<(Option<Duration>, String)>,
+    retried: Unanswered<Duration>,
     /// The answers that nobody has taken yet.
     verdicts: Vec<(Uuid, Verdict)>,
     /// Jobs that fail because Postgres refused their result.
@@ -236,71 +203,4 @@ impl Report {
 /// A text that every encoding of a database can store.
 fn ascii(text: &str) -> String {
     text.chars().map(|c| if c.is_ascii() { c.to_string() } else { c.escape_unicode().to_string() }).collect()
-}
-
-/// Ends of one kind. The first `sent` of them were in a call whose answer is not known: if the database refuses one of
-/// these while the lease holds, the first call took effect and only its answer was lost.
-#[derive(Debug)]
-struct Ends<T> {
-    jobs: Vec<(ClaimedJob, T)>,
-    sent: usize,
-}
-
-impl<T> Default for Ends<T> {
-    fn default() -> Self {
-        Ends { jobs: Vec::new(), sent: 0 }
-    }
-}
-
-impl<T> Ends<T> {
-    /// A call begins. Answers how many ends were in doubt before; from now on all are, until the call is answered.
-    fn send(&mut self) -> usize {
-        std::mem::replace(&mut self.sent, self.jobs.len())
-    }
-
-    /// The call ended with an error. Whether it took effect is unknown, unless the database itself said no.
-    fn unanswered(&mut self, before: usize, error: Error) -> Error {
-        if !error.may_pass() {
-            self.sent = before;
-        }
-        error
-    }
-
-    /// The database has answered for the jobs from `from` on. The first `before` of all were in doubt until then.
-    async fn settle(
-        &mut self,
-        from: usize,
-        before: usize,
-        session: &Session,
-        refused: &[Uuid],
-        accepted: Verdict,
-    ) -> Result<Vec<(Uuid, Verdict)>, Error> {
-        let in_doubt = self.jobs.iter().take(before).skip(from).any(|(job, _)| refused.contains(&job.id));
-        // A lease that ended is never extended again: if this one is, nobody else can have ended the job.
-        let held = in_doubt
-            && match session.extend(false).await {
-                Ok(_) => true,
-                Err(Error::LeaseLost(_)) => false,
-                Err(error) => return Err(error),
-            };
-        let mut verdicts = Vec::with_capacity(self.jobs.len() - from);
-        for (at, (job, _)) in self.jobs.drain(from..).enumerate() {
-            let was_sent = from + at < before;
-            let verdict = if !refused.contains(&job.id) || (was_sent && held) {
-                accepted
-            } else {
-                tracing::warn!(job = %job.id, "its end was refused: the job ended itself, or its lease is lost");
-                Verdict::LeaseLost
-            };
-            verdicts.push((job.id, verdict));
-            job.hold.end();
-        }
-        self.sent = before.min(from);
-        Ok(verdicts)
-    }
-
-    fn take(&mut self) -> impl Iterator<Item = ClaimedJob> + use<T> {
-        self.sent = 0;
-        std::mem::take(&mut self.jobs).into_iter().map(|(job, _)| job)
-    }
 }

@@ -14,7 +14,7 @@ use super::{
     progress::Progress,
     stop::{StopReason, Stops},
 };
-pub(crate) use crate::session::report::Outcome;
+pub(crate) use crate::session::outcome::Outcome;
 use crate::{ClaimedJob, Error, Failure, Reason, Session};
 
 /// The most bytes of a result.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::session::report::Verdict;
+use crate::session::outcome::Verdict;
 
 /// How a worker works, whatever runs its jobs.
 #[derive(Debug, Clone)]
