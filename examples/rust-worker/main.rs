@@ -18,6 +18,6 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         .timeout(std::time::Duration::from_secs(60))
         .build()?;
     let mut terminate = signal(SignalKind::terminate())?;
-    worker.run(async move { drop(terminate.recv().await) }).await?;
+    worker.run(async move { _ = terminate.recv().await }).await?;
     Ok(())
 }
