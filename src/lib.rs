@@ -18,6 +18,8 @@
 //! Imports point down this list's order from the program to `job` and `error`. What a transition does is
 //! decided in SQL (`schema/`), never here.
 
+#![cfg_attr(not(feature = "cli"), expect(dead_code, reason = "only the program uses all of the inside"))]
+
 pub mod connect;
 pub mod error;
 mod hints;
@@ -30,7 +32,6 @@ mod reason;
 pub mod session;
 #[cfg(feature = "cli")]
 mod statement;
-#[cfg_attr(not(feature = "cli"), expect(dead_code, reason = "only `launch` uses all of the seam"))]
 pub mod worker;
 
 #[cfg(feature = "cli")]

@@ -1,6 +1,6 @@
-//! The cost of a launch: jobs per second of `process` beside a bare loop that starts the same command, and of
-//! `resident` and of a worker with handlers in this process beside a loop in Rust that claims and completes by hand, all with the
-//! same concurrency, in turns.
+//! The cost of a launch: jobs per second of `process` beside a bare loop that starts the same command. Then of
+//! `resident`, and of a worker with handlers in this process, beside a loop in Rust that claims and completes by hand.
+//! All have the same concurrency, in turns.
 
 use std::{
     process::{Command, Stdio},

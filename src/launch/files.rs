@@ -22,7 +22,8 @@ pub(super) const LOOK_EVERY: Duration = Duration::from_millis(250);
 const LOOK_BYTES: usize = 16 * 1024;
 
 /// The files that a job reads and may write. Jobs' files never share a name, so that a straggler of one job cannot
-/// write into the next; and one that is emptied to be written anew would be put on the disk by some file systems at once.
+/// write into the next; and a file that is emptied to be written anew would be put on the disk by some file systems at
+/// once.
 #[derive(Debug)]
 pub(super) struct Files {
     /// The directory of this run alone, so that a job that removes the directory takes nothing of another's.

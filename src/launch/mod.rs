@@ -3,8 +3,8 @@
 //! - `commands`: the launcher that plugs into the engine of [`crate::worker`]. `options`: what it accepts and needs.
 //! - `job_types`, `admit`: from a job to the `spec` of its command, or to why there is none.
 //! - `process`, `resident`, `pod`: the three ways to run a command; `run` is one run, `slot` its place.
-//! - `process_group`, `guardian`: what is known of the processes, and who ends them when the worker cannot. `host`: what
-//!   this machine lacks.
+//! - `process_group`, `guardian`: what is known of the processes, and who ends them when the worker cannot. `host`:
+//!   what this machine lacks.
 
 mod admit;
 mod commands;

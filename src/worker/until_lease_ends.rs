@@ -82,9 +82,7 @@ impl UntilLeaseEnds {
             biased;
             done = call => done,
             () = lease_ended(self.beats.clone()) => Err(lease_lost()),
-            () = self.time_is_up() => Err(Error::Pool(
-                "the worker was told to end and the database does not answer; its jobs go back when its lease ends".into(),
-            )),
+            () = self.time_is_up() => Err(unanswered()),
         }
     }
 
@@ -112,6 +110,10 @@ impl Pause {
         tokio::time::sleep(self.0).await;
         self.0 = (self.0 * 2).min(RETRY_PAUSE.1);
     }
+}
+
+fn unanswered() -> Error {
+    Error::Pool("the worker was told to end and the database does not answer; its jobs go back with its lease".into())
 }
 
 pub(super) fn lease_lost() -> Error {

@@ -4,6 +4,10 @@ use std::time::{Duration, Instant};
 
 use rowlock::{JobQueue, NewJob, Status, worker};
 use serde_json::json;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
 use crate::{
     proxy::Proxy,
@@ -24,10 +28,26 @@ async fn a_worker_without_descriptors_consumes_no_attempt_and_says_so() {
     shell.args(["-c", "ulimit -n 48; exec \"$@\"", "sh", rowlock, "worker", "--concurrency", "30", "--http", &address]);
     shell.env("DATABASE_URL", &db.url).stdout(std::process::Stdio::null());
     let _worker = Program(shell.spawn().unwrap());
+    eventually("it is not ready, and says why", || async {
+        readyz(&address).await.is_some_and(|text| text.contains("[-] machine: ") && text.contains("not ready"))
+    })
+    .await;
     for id in jobs.iter().map(|enqueued| enqueued.id) {
         let job = ends(&q, id).await;
         assert_eq!((job.status, job.attempts), (Status::Completed, 0), "{:?}", job.error);
     }
+}
+
+/// The checklist; none if there is no answer at the moment.
+async fn readyz(address: &str) -> Option<String> {
+    let answer = async {
+        let mut stream = TcpStream::connect(address).await?;
+        stream.write_all(b"GET /readyz HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n").await?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text).await?;
+        std::io::Result::Ok(text)
+    };
+    tokio::time::timeout(Duration::from_secs(2), answer).await.ok()?.ok()
 }
 
 #[tokio::test]

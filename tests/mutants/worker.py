@@ -128,6 +128,21 @@ MUTANTS = [
         "    fn drop(&mut self) {\n        self.signal(Signal::KILL);", "    fn drop(&mut self) {",
         "lib", "launch::runner::tests::a_command_that_is_given_up_on_is_killed_and_its_thread_goes_on",
     ),
+    Mutant(
+        "a hurry reaches no call that hangs", "src/worker/until_lease_ends.rs",
+        "() = self.time_is_up() => Err(unanswered()),", "",
+        "it", "worker_host::a_hurry_reaches_a_worker_whose_database_is_away",
+    ),
+    Mutant(
+        "what the machine lacks is the command's fault", "src/launch/run.rs",
+        "if is_exhausted(error) {", "if false {",
+        "it", "worker_host::a_worker_without_descriptors_consumes_no_attempt_and_says_so",
+    ),
+    Mutant(
+        "a handler that is deaf outlives its lease", "src/worker/handlers.rs",
+        "(Step::Kill, _) => break None,", "(Step::Kill, _) => {}",
+        "it", "handlers::a_worker_that_cannot_reach_the_database_drops_its_jobs_before_the_lease_is_over",
+    ),
 ]
 
 
