@@ -89,8 +89,25 @@ impl JobQueue {
     /// # Ok(()) }
     /// ```
     pub async fn connect_target(target: Target, queues: &[&str], connections: usize) -> Result<JobQueue, Error> {
+        let queue = JobQueue::of_target(target, queues, connections)?;
+        drop(queue.pool().get().await?);
+        Ok(queue)
+    }
+
+    /// As [`JobQueue::connect_target`], but nobody is asked yet: the database may be away, and the first call connects.
+    ///
+    /// # Errors
+    /// [`Error::Pool`] if no pool can be made.
+    ///
+    /// ```
+    /// # #[tokio::main] async fn main() -> Result<(), rowlock::Error> {
+    /// let target = rowlock::Target::parse("postgres://localhost:1/app")?;
+    /// let queue = rowlock::JobQueue::of_target(target, &["mail"], 4)?;
+    /// assert!(queue.enqueue("send_email", serde_json::json!({})).await.is_err_and(|error| error.is_transient()));
+    /// # Ok(()) }
+    /// ```
+    pub fn of_target(target: Target, queues: &[&str], connections: usize) -> Result<JobQueue, Error> {
         let pool = target.pool(connections)?;
-        drop(pool.get().await?);
         Ok(JobQueue {
             shared: Arc::new(Shared {
                 target,

@@ -103,7 +103,10 @@ async fn run(args: Args) -> anyhow::Result<()> {
     // Read only by who needs it: to check a file nobody needs a database.
     let target = || database::target(args.database_url.clone(), args.database_url_file.clone());
     let cluster = ClusterOptions::from(args.cluster);
+    let waits = matches!(args.command, Command::Worker(_) | Command::Controller(_));
     let connect = async || match target() {
+        // These wait for a database that is away, so nobody asks it here.
+        Some(target) if waits => Ok(JobQueue::of_target(target?, &["default"], CONNECTIONS)?),
         Some(target) => Ok::<_, anyhow::Error>(JobQueue::connect_target(target?, &["default"], CONNECTIONS).await?),
         None if plugin::is_plugin(&program()) => plugin::connect(cluster.clone()).await,
         None => Err(Exit::Usage(database::NONE.into()).into()),
