@@ -220,7 +220,9 @@ fn place(host: String, address: Option<IpAddr>) -> Result<Place, Error> {
         }
         (name, Some(address)) => Ok(Place::Tcp { name, address: Some(address) }),
         (host, None) if host.is_empty() => Ok(Place::AnySocket),
-        (host, None) if host.starts_with('/') && host.rsplit('/').next().is_some_and(|f| f.starts_with(".s.PGSQL.")) => {
+        (host, None)
+            if host.starts_with('/') && host.rsplit('/').next().is_some_and(|f| f.starts_with(".s.PGSQL.")) =>
+        {
             Err(wrong("host", "expected the directory of a socket, not the socket; its number goes into port"))
         }
         (host, None) if host.starts_with('/') => Ok(Place::Socket(host.into())),
