@@ -84,7 +84,8 @@ soak: ## The faults of tests/chaos five times as often (ROWLOCK_SEED=n for other
 mutants: ## Remove guards of the worker one at a time: a test misses each (a build a guard; those of the SQL are in make test)
 	@JOBS=$(JOBS) python3 -B tests/mutants/worker.py $(ARGS)
 
-lint: ## Format, clippy, rustdoc and dependencies, warnings refused
+lint: ## Format, clippy, rustdoc and dependencies, warnings refused; the measure of the SQL
+	@python3 -B scripts/lint_sql.py
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets --all-features -j $(JOBS) -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --all-features -j $(JOBS)

@@ -43,15 +43,19 @@ CREATE TABLE rowlock.schema_text (
 
 -- Queues --------------------------------------------------------------------------------------
 
--- The id is a part of every job id (18 bits), hence the bound.
+-- The id is a part of every job id (18 bits), hence the bound. Not an identity: a number that was rolled back is used
+-- again. The name is not unique on purpose: two transactions that both make a queue must not wait for each other. Each
+-- then has a row, all rows of a name are one queue, and maintain_v1 gives them the settings of the first.
+CREATE SEQUENCE rowlock.queue_id AS int4 MAXVALUE 262143 CYCLE;
 CREATE TABLE rowlock.queue (
-  id          int4 GENERATED ALWAYS AS IDENTITY (MAXVALUE 262143) PRIMARY KEY,
-  name        text NOT NULL UNIQUE,
+  id          int4 PRIMARY KEY CHECK (id BETWEEN 1 AND 262143),
+  name        text NOT NULL,
   paused      boolean NOT NULL DEFAULT false,
   priority    int2,
   max_retries int2,
   created_at  timestamptz NOT NULL DEFAULT clock_timestamp()
 );
+CREATE INDEX queue_name ON rowlock.queue (name, id);
 
 -- The priorities in use per queue, so that a claim probes each lane once instead of searching for them.
 -- Not unique on purpose: two transactions that both open a lane must not wait for each other. It is a
@@ -92,8 +96,9 @@ CREATE TABLE rowlock.job_type (
 
 -- Jobs ----------------------------------------------------------------------------------------
 
--- One counter says in which order jobs became due.
-CREATE SEQUENCE rowlock.position;
+-- One counter says in which order jobs became due. Between two numbers there is room for jobs that became due between
+-- them and were found late, when nobody looked (see promote); 2^43 jobs have a number of their own.
+CREATE SEQUENCE rowlock.position INCREMENT BY 1048576 START WITH 1048576 MINVALUE 0;
 CREATE SEQUENCE rowlock.lease_id;
 
 -- Due, unclaimed jobs and nothing else. One index: a claim walks (queue, rank) from where it was.
@@ -126,6 +131,7 @@ CREATE TABLE rowlock.scheduled (
   PRIMARY KEY (execute_at, pos)
 ) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
 CREATE UNIQUE INDEX scheduled_id ON rowlock.scheduled (id);
+CREATE INDEX scheduled_queue ON rowlock.scheduled (queue, execute_at);
 
 -- Keys held by pending and running jobs. Terminal jobs give theirs up.
 CREATE TABLE rowlock.unique_key (
@@ -146,7 +152,8 @@ CREATE TABLE rowlock.worker (
   draining    boolean NOT NULL DEFAULT false,
   started_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
   heartbeat_at timestamptz NOT NULL DEFAULT clock_timestamp(),
-  lease_until timestamptz NOT NULL
+  lease_until timestamptz NOT NULL,
+  lease       interval NOT NULL  -- its length: a deadline further ahead than that is of a clock that went back
 ) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 200);
 
 -- A receipt: the jobs one claim took, whole, so that a rescue can put them back.
@@ -176,10 +183,11 @@ CREATE INDEX cancel_request_worker ON rowlock.cancel_request (worker);
 -- Workers asleep on a queue. An enqueue sends a NOTIFY only if it finds one here, so that business
 -- transactions do not pay for it while workers are busy.
 CREATE TABLE rowlock.subscription (
-  queue  int4 NOT NULL,
+  queue  text NOT NULL,        -- by name: the queue need not exist yet
   worker uuid NOT NULL,
   PRIMARY KEY (queue, worker)
 );
+CREATE INDEX subscription_worker ON rowlock.subscription (worker);
 
 -- History -------------------------------------------------------------------------------------
 
@@ -258,6 +266,16 @@ CREATE TABLE rowlock.total (
   PRIMARY KEY (queue, type)
 ) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 200);
 
+-- What completed in the last minutes and how long it ran, by the second in which it was folded.
+CREATE TABLE rowlock.pace (
+  at      timestamptz NOT NULL,
+  queue   int4 NOT NULL,
+  type    text NOT NULL,
+  jobs    int8 NOT NULL,
+  seconds float8 NOT NULL,
+  PRIMARY KEY (at, queue, type)
+) WITH (autovacuum_vacuum_threshold = 1000);
+
 -- The keeper: which worker does the periodic work, and when the rarer parts ran last.
 CREATE TABLE rowlock.keeper (
   one       boolean PRIMARY KEY DEFAULT true CHECK (one),
@@ -265,7 +283,8 @@ CREATE TABLE rowlock.keeper (
   epoch     int8 NOT NULL DEFAULT 0,
   held_until timestamptz NOT NULL DEFAULT '-infinity',
   folded_at timestamptz NOT NULL DEFAULT '-infinity',
-  swept_at  timestamptz NOT NULL DEFAULT '-infinity'
+  swept_at  timestamptz NOT NULL DEFAULT '-infinity',
+  failures  jsonb NOT NULL DEFAULT '{}'  -- by part of a round: {n, at, error} of its failures, the last one's text
 ) WITH (fillfactor = 20);
 INSERT INTO rowlock.keeper DEFAULT VALUES;
 
@@ -278,7 +297,8 @@ CREATE TABLE rowlock.leader (
   holder     uuid,
   name       text,
   epoch      int8 NOT NULL DEFAULT 0,
-  held_until timestamptz NOT NULL DEFAULT '-infinity'
+  held_until timestamptz NOT NULL DEFAULT '-infinity',
+  lease      interval NOT NULL DEFAULT '0'  -- its length, as a worker's
 ) WITH (fillfactor = 20);
 INSERT INTO rowlock.leader DEFAULT VALUES;
 
@@ -369,6 +389,17 @@ CREATE TABLE rowlock.catalog_entry (
   PRIMARY KEY (kind, name)
 );
 CREATE INDEX catalog_entry_source ON rowlock.catalog_entry (source);
+
+-- For a publication of all tables: a row without a key is named by all of its columns, or no row could be deleted.
+ALTER TABLE rowlock.tally REPLICA IDENTITY FULL;
+ALTER TABLE rowlock.lane REPLICA IDENTITY FULL;
+ALTER TABLE rowlock.history REPLICA IDENTITY FULL;
+DO $$
+BEGIN
+  FOR n IN 0..23 LOOP
+    EXECUTE format('ALTER TABLE rowlock.history_%s REPLICA IDENTITY FULL', n);
+  END LOOP;
+END $$;
 
 -- A table never analysed is taken for 10 pages: the cost of view queues then looks so high that Postgres compiles
 -- it, for 60 ms instead of one.

@@ -5,12 +5,12 @@ LANGUAGE sql IMMUTABLE AS $$
   SELECT encode(
     int8send((ms << 16) | (7::int8 << 12) | (queue >> 6))
     || int8send((-9223372036854775808)
-         | ((queue & 63)::int8 << 56) | ((rank::int8 + 32768) << 40) | (pos & 1099511627775)),
+         | ((queue & 63)::int8 << 56) | ((rank::int8 + 32768) << 40) | ((pos >> 20) & 1099511627775)),
     'hex')::uuid
 $$;
 COMMENT ON FUNCTION rowlock.make_id IS
-'A version 7 UUID: milliseconds, queue (18 bits), rank (16), position modulo 2^40. It says where the job is while it
-has not moved, so the hot table needs no index by id. Internal.';
+'A version 7 UUID: milliseconds, queue (18 bits), rank (16), the position''s number (position / 2^20) modulo 2^40. It
+says where the job is while it has not moved, so the hot table needs no index by id. Internal.';
 
 CREATE OR REPLACE FUNCTION rowlock.id_place(id uuid, OUT queue int4, OUT rank int2, OUT pos int8)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, rowlock, pg_temp AS $$
@@ -18,13 +18,14 @@ DECLARE
   b    bytea := uuid_send(id);
   hi   int8 := ('x' || encode(substr(b, 1, 8), 'hex'))::bit(64)::int8;
   lo   int8 := ('x' || encode(substr(b, 9, 8), 'hex'))::bit(64)::int8;
-  last int8 := (SELECT s.last_value FROM rowlock.position s);
+  last int8 := (SELECT s.last_value >> 20 FROM rowlock.position s);
 BEGIN
   queue := ((hi & 4095) << 6) | ((lo >> 56) & 63);
   rank := ((lo >> 40) & 65535) - 32768;
   -- The newest position with these low bits; older ones left ready a trillion jobs ago.
   pos := (last & ~1099511627775) | (lo & 1099511627775);
   IF pos > last THEN pos := pos - 1099511627776; END IF;
+  pos := pos << 20;
 END $$;
 COMMENT ON FUNCTION rowlock.id_place IS
 'Where make_id says a job was put: a hint, to be checked against the row''s id. Internal.';
@@ -57,3 +58,11 @@ $$;
 COMMENT ON FUNCTION rowlock.bucket IS
 'Which bucket of a histogram a time falls in, from 0; one above the last bound has that of the number of bounds.
 Internal.';
+
+CREATE OR REPLACE FUNCTION rowlock.due_at(execute_at timestamptz, created_at timestamptz) RETURNS timestamptz
+LANGUAGE sql IMMUTABLE AS $$
+  SELECT GREATEST(execute_at, created_at)
+$$;
+COMMENT ON FUNCTION rowlock.due_at IS
+'When a job began to wait: not before it was enqueued, even if it was due in the past. Every age and every wait counts
+from here. Internal.';

@@ -4,23 +4,24 @@ CREATE OR REPLACE FUNCTION rowlock.ensure_queue(name text, prefix text DEFAULT '
 LANGUAGE plpgsql SET search_path = pg_catalog, rowlock, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
-  problem text := name_problem(ensure_queue.name);
-  found_id int4;
+  v_problem text := name_problem(ensure_queue.name);
+  v_id int4;
 BEGIN
-  IF problem IS NOT NULL THEN PERFORM refuse('RL003', prefix || 'queue: ' || problem); END IF;
-  LOOP
-    SELECT q.id INTO found_id FROM queue q WHERE q.name = ensure_queue.name;
-    IF FOUND THEN RETURN found_id; END IF;
-    BEGIN
-      INSERT INTO queue (name) VALUES (ensure_queue.name) ON CONFLICT DO NOTHING RETURNING id INTO found_id;
-    EXCEPTION WHEN sequence_generator_limit_exceeded THEN
-      PERFORM refuse('RL003', prefix || 'queue: there are 262143 queues already, the most there can be');
-    END;
-    IF found_id IS NOT NULL THEN RETURN found_id; END IF;
+  IF v_problem IS NOT NULL THEN PERFORM refuse('RL003', prefix || 'queue: ' || v_problem); END IF;
+  SELECT q.id INTO v_id FROM queue q WHERE q.name = ensure_queue.name ORDER BY q.id LIMIT 1;
+  IF FOUND THEN RETURN v_id; END IF;
+  -- Two transactions that make the same queue make a row each, so that neither waits for the other. The counter
+  -- goes round: a number that was rolled back is used again.
+  FOR v_try IN 1..262143 LOOP
+    v_id := nextval('rowlock.queue_id');
+    CONTINUE WHEN EXISTS (SELECT FROM queue q WHERE q.id = v_id);
+    INSERT INTO queue (id, name) VALUES (v_id, ensure_queue.name) ON CONFLICT DO NOTHING;
+    IF FOUND THEN RETURN v_id; END IF;
   END LOOP;
+  PERFORM refuse('RL003', prefix || 'queue: there are 262143 queues already, the most there can be');
 END $$;
 COMMENT ON FUNCTION rowlock.ensure_queue IS
-'The id of a queue, which is made if it is new. Waits for a transaction that is making the same queue. Internal.';
+'The id of a queue, which is made if it is new. Never waits for another transaction. Internal.';
 
 CREATE OR REPLACE FUNCTION rowlock.open_lane(queue int4, rank int2) RETURNS void
 LANGUAGE sql SET search_path = pg_catalog, rowlock, pg_temp AS $$
@@ -29,6 +30,38 @@ LANGUAGE sql SET search_path = pg_catalog, rowlock, pg_temp AS $$
 $$;
 COMMENT ON FUNCTION rowlock.open_lane IS 'Says that a priority is in use in a queue. Never waits. Internal.';
 
+CREATE OR REPLACE FUNCTION rowlock.may_notify() RETURNS boolean
+LANGUAGE sql STABLE AS $$
+  SELECT coalesce(current_setting('rowlock.notify', true), 'on') NOT IN ('off', 'false', 'no', '0')
+$$;
+COMMENT ON FUNCTION rowlock.may_notify IS
+'False after SET LOCAL rowlock.notify = off, which a transaction needs that is to be PREPAREd. Internal.';
+
+CREATE OR REPLACE FUNCTION rowlock.wake(queue int4) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, rowlock, pg_temp AS $$
+  SELECT pg_notify('rowlock', wake.queue::text)
+   WHERE EXISTS (SELECT FROM subscription s JOIN queue q ON q.name = s.queue WHERE q.id = wake.queue)
+     AND may_notify()
+$$;
+COMMENT ON FUNCTION rowlock.wake IS 'Wakes those who sleep on a queue. Internal.';
+
+CREATE OR REPLACE FUNCTION rowlock.hold_key(key text, job uuid) RETURNS uuid
+LANGUAGE plpgsql SET search_path = pg_catalog, rowlock, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+  v_holder uuid;
+BEGIN
+  -- The index decides. A loser waits for the winner's commit or rollback, then looks again: the winner's job may
+  -- have ended in between.
+  LOOP
+    INSERT INTO unique_key (key, job) VALUES (hold_key.key, hold_key.job) ON CONFLICT DO NOTHING;
+    IF FOUND THEN RETURN hold_key.job; END IF;
+    SELECT u.job INTO v_holder FROM unique_key u WHERE u.key = hold_key.key;
+    IF FOUND THEN RETURN v_holder; END IF;
+  END LOOP;
+END $$;
+COMMENT ON FUNCTION rowlock.hold_key IS 'Takes a unique key for a job, and answers which job has it. Internal.';
+
 CREATE OR REPLACE FUNCTION rowlock.enqueue(type text, payload jsonb DEFAULT '{}', queue text DEFAULT NULL,
   priority int DEFAULT NULL, max_retries int DEFAULT NULL, execute_at timestamptz DEFAULT NULL,
   unique_key text DEFAULT NULL, opts jsonb DEFAULT '{}', OUT id uuid, OUT inserted boolean)
@@ -36,7 +69,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp
 #variable_conflict use_column
 DECLARE
   v_now      timestamptz := clock_timestamp();
-  v_ms       int8 := floor(extract(epoch FROM v_now) * 1000);
+  v_at       timestamptz := enqueue.execute_at;
   v_payload  jsonb := coalesce(enqueue.payload, '{}');
   v_opts     jsonb;
   v_known    boolean;
@@ -48,59 +81,62 @@ DECLARE
   v_listen   boolean;
   v_problem  text;
   v_pos      int8;
-  v_later    boolean;
+  v_holder   uuid;
 BEGIN
-  -- Everything the catalogue knows, in one look-up.
-  SELECT t.name IS NOT NULL, q.id, coalesce(enqueue.queue, t.queue, 'default'),
-         coalesce(enqueue.priority, t.priority, q.priority, 5),
+  -- Everything the catalogue knows, in one look-up. Any row of the queue's name will do.
+  SELECT t.name IS NOT NULL, q.id, n.name, coalesce(enqueue.priority, t.priority, q.priority, 5),
          coalesce(enqueue.max_retries, t.max_retries, q.max_retries, 3),
-         EXISTS (SELECT FROM lane l WHERE l.queue = q.id AND l.rank = ~coalesce(enqueue.priority, t.priority, q.priority, 5)),
-         EXISTS (SELECT FROM subscription s WHERE s.queue = q.id)
+         EXISTS (SELECT FROM lane l
+                  WHERE l.queue = q.id AND l.rank = ~coalesce(enqueue.priority, t.priority, q.priority, 5)),
+         EXISTS (SELECT FROM subscription s WHERE s.queue = n.name)
     INTO v_known, v_queue, v_name, v_priority, v_retries, v_open, v_listen
     FROM (VALUES (1)) one
     LEFT JOIN job_type t ON t.name = enqueue.type
-    LEFT JOIN queue q ON q.name = coalesce(enqueue.queue, t.queue, 'default');
+    CROSS JOIN LATERAL (SELECT coalesce(enqueue.queue, t.queue, 'default') AS name) n
+    LEFT JOIN queue q ON q.name = n.name;
   IF NOT v_known THEN
     v_problem := name_problem(enqueue.type);
     IF v_problem IS NOT NULL THEN PERFORM refuse('RL001', 'type: ' || v_problem); END IF;
   END IF;
-  v_problem := job_problem(v_payload, v_priority, v_retries, enqueue.execute_at, enqueue.unique_key, v_now);
+  v_problem := job_problem(v_payload, v_priority, v_retries, v_at, enqueue.unique_key, v_now);
   IF v_problem IS NOT NULL THEN PERFORM refuse(left(v_problem, 5), substr(v_problem, 6)); END IF;
-  v_opts := CASE WHEN enqueue.opts = '{}' THEN NULL ELSE checked_opts(enqueue.opts) END;
+  IF enqueue.opts <> '{}' THEN
+    v_opts := checked_opts(enqueue.opts, v_at IS NOT NULL);
+    v_at := coalesce(v_at, v_now + make_interval(secs => (v_opts ->> 'delay_seconds')::float8));
+    v_listen := v_listen AND coalesce((v_opts -> 'notify')::boolean, true);
+    v_opts := kept_opts(v_opts);
+  END IF;
   IF v_queue IS NULL THEN v_queue := ensure_queue(v_name); END IF;
 
   v_pos := nextval('rowlock.position');
-  id := make_id(v_ms, v_queue, (~v_priority)::int2, v_pos);
+  id := make_id(floor(extract(epoch FROM v_now) * 1000)::int8, v_queue, (~v_priority)::int2, v_pos);
   IF enqueue.unique_key IS NOT NULL THEN
-    -- The index decides. A loser waits for the winner's commit or rollback, then looks again: the
-    -- winner's job may have ended in between.
-    LOOP
-      INSERT INTO unique_key (key, job) VALUES (enqueue.unique_key, enqueue.id) ON CONFLICT DO NOTHING;
-      EXIT WHEN FOUND;
-      DECLARE v_holder uuid;
-      BEGIN
-        SELECT u.job INTO v_holder FROM unique_key u WHERE u.key = enqueue.unique_key;
-        IF FOUND THEN id := v_holder; inserted := false; RETURN; END IF;
-      END;
-    END LOOP;
+    v_holder := hold_key(enqueue.unique_key, enqueue.id);
+    inserted := v_holder = enqueue.id;
+    id := v_holder;
+    IF NOT inserted THEN RETURN; END IF;
   END IF;
-
-  v_later := enqueue.execute_at > v_now;
-  IF v_later THEN
+  inserted := true;
+  IF v_at > v_now THEN
     INSERT INTO scheduled (pos, id, created_at, execute_at, queue, rank, max_retries, type, payload, unique_key, opts)
-    VALUES (v_pos, enqueue.id, v_now, enqueue.execute_at, v_queue, ~v_priority, v_retries, enqueue.type, v_payload, enqueue.unique_key, v_opts);
+    VALUES (v_pos, enqueue.id, v_now, v_at, v_queue, ~v_priority, v_retries, enqueue.type, v_payload,
+            enqueue.unique_key, v_opts);
     INSERT INTO tally (queue, type, scheduled, enqueued) VALUES (v_queue, enqueue.type, 1, 1);
   ELSE
     IF NOT v_open THEN PERFORM open_lane(v_queue, (~v_priority)::int2); END IF;
     INSERT INTO ready (pos, id, created_at, execute_at, queue, rank, max_retries, type, payload, unique_key, opts)
-    VALUES (v_pos, enqueue.id, v_now, coalesce(enqueue.execute_at, v_now), v_queue, ~v_priority, v_retries, enqueue.type, v_payload, enqueue.unique_key, v_opts);
+    VALUES (v_pos, enqueue.id, v_now, coalesce(v_at, v_now), v_queue, ~v_priority, v_retries, enqueue.type, v_payload,
+            enqueue.unique_key, v_opts);
     INSERT INTO tally (queue, type, pending, enqueued) VALUES (v_queue, enqueue.type, 1, 1);
-    IF v_listen THEN PERFORM pg_notify('rowlock', v_queue::text); END IF;
+    IF v_listen AND may_notify() THEN PERFORM pg_notify('rowlock', v_queue::text); END IF;
   END IF;
-  inserted := true;
 END $$;
 COMMENT ON FUNCTION rowlock.enqueue IS
-'Adds a job in the caller''s transaction. A null argument means the type''s default, then the queue''s, then the built-in one (queue default, priority 5, max_retries 3, now).
-Arguments: type and queue, 1 to 128 bytes of printable text; payload, a JSON object up to 1 MiB and 100 levels; priority, -32768 to 32767, higher first; max_retries, 0 to 32767; execute_at, up to 10 years ahead; unique_key, 1 to 512 bytes; opts, {tags, headers, timeout_seconds}.
+'Adds a job in the caller''s transaction. A null argument means the type''s default, then the queue''s, then the
+built-in one (queue default, priority 5, max_retries 3, now).
+Arguments: type and queue, 1 to 128 bytes of printable text; payload, a JSON object up to 1 MiB and 100 levels;
+priority, -32768 to 32767, higher first; max_retries, 0 to 32767; execute_at, up to 10 years ahead; unique_key, 1 to 512
+bytes; opts, {tags, headers, timeout_seconds, delay_seconds, notify}. delay_seconds counts from the database''s time.
+A transaction that is to be PREPAREd needs notify false, or SET LOCAL rowlock.notify = off; polling finds the job.
 Returns the id, and inserted = false with the other job''s id where a pending or running job holds the unique key.
-SQLSTATEs: RL001 to RL008, by field. Locks: a row of unique_key (waits for a transaction that is adding the same key) and, for a queue''s first job, of queue.';
+SQLSTATEs: RL001 to RL008, by field. Locks: a row of unique_key (waits for a transaction that is adding the same key).';

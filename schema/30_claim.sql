@@ -58,7 +58,9 @@ BEGIN
   counted AS (
     INSERT INTO tally (queue, type, pending, running, wait, seconds)
     SELECT w.queue, w.type, -count(*), count(*), bucket(w.seconds), sum(w.seconds)
-      FROM (SELECT t.queue, t.type, GREATEST(date_part('epoch', v_now - t.execute_at), 0) AS seconds FROM taken t) w
+      FROM (SELECT t.queue, t.type,
+                   GREATEST(date_part('epoch', v_now - due_at(t.execute_at, t.created_at)), 0) AS seconds
+              FROM taken t) w
      GROUP BY w.queue, w.type, bucket(w.seconds))
   SELECT NULL::uuid, receipt.id, t.id, t.type,
          CASE WHEN cardinality(work_v1.queues) = 1 THEN work_v1.queues[1]

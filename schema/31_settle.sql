@@ -81,9 +81,15 @@ BEGIN
     job.pos := nextval('rowlock.position');
   END IF;
   PERFORM open_lane(job.queue, job.rank);
-  INSERT INTO ready SELECT (job).*;
+  LOOP
+    INSERT INTO ready SELECT (job).* ON CONFLICT DO NOTHING;
+    EXIT WHEN FOUND;
+    -- Meanwhile its old place was given to one that was found late: the next one, then.
+    job.pos := job.pos + 1;
+    job.moved := true;
+  END LOOP;
   INSERT INTO tally (queue, type, pending) VALUES (job.queue, job.type, 1);
-  PERFORM pg_notify('rowlock', job.queue::text) WHERE EXISTS (SELECT FROM subscription s WHERE s.queue = job.queue);
+  PERFORM wake(job.queue);
 END $$;
 COMMENT ON FUNCTION rowlock.put_back IS
 'Makes a job pending again: after delay, at once behind the others (zero), or in its old place (null). Internal.';

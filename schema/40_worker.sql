@@ -31,16 +31,17 @@ BEGIN
     PERFORM refuse('RL021', 'lease_seconds: expected 0.1 to 86400');
   END IF;
   PERFORM ensure_queue(q) FROM (SELECT DISTINCT q FROM unnest(register_worker_v1.queues) q ORDER BY q) q;
-  INSERT INTO worker (name, identity, queues, slots, version, lease_until)
+  INSERT INTO worker (name, identity, queues, slots, version, lease_until, lease)
   VALUES (register_worker_v1.name, register_worker_v1.identity, register_worker_v1.queues, register_worker_v1.slots,
-          coalesce(register_worker_v1.version, ''), clock_timestamp() + make_interval(secs => lease_seconds))
+          coalesce(register_worker_v1.version, ''), clock_timestamp() + make_interval(secs => lease_seconds),
+          make_interval(secs => lease_seconds))
   RETURNING id INTO v_id;
   RETURN v_id;
 END $$;
 COMMENT ON FUNCTION rowlock.register_worker_v1 IS
 'Makes a worker and starts its lease. name is for people; identity is the Pod UID or host, and start. Returns the
 worker''s id, which every other call takes.
-SQLSTATEs: RL021 by argument, RL003 for a queue''s name. Locks: none but for new queues.';
+SQLSTATEs: RL021 by argument, RL003 for a queue''s name. Locks: none.';
 
 CREATE OR REPLACE FUNCTION rowlock.return_unknown(worker uuid, holds int8[], pending int8[], below int8) RETURNS int
 LANGUAGE plpgsql SET search_path = pg_catalog, rowlock, pg_temp AS $$
@@ -87,7 +88,7 @@ BEGIN
   -- The worker's row first: a rescue of this worker waits, or has ended the lease.
   UPDATE worker w
      SET heartbeat_at = clock_timestamp(), lease_until = clock_timestamp() + make_interval(secs => lease_seconds),
-         draining = w.draining OR extend_v1.drain
+         lease = make_interval(secs => lease_seconds), draining = w.draining OR extend_v1.drain
    WHERE w.id = extend_v1.worker AND w.lease_until > clock_timestamp()
   RETURNING w.lease_until, w.draining INTO v_until, v_draining;
   IF NOT FOUND THEN PERFORM lease_lost(); END IF;
@@ -128,7 +129,8 @@ BEGIN
     PERFORM lease_lost();
   END IF;
   INSERT INTO subscription (queue, worker)
-  SELECT q.id, subscribe_v1.worker FROM queue q WHERE q.name = ANY (subscribe_v1.queues) ON CONFLICT DO NOTHING;
+  SELECT DISTINCT u.name, subscribe_v1.worker FROM unnest(subscribe_v1.queues) u(name) WHERE u.name IS NOT NULL
+  ON CONFLICT DO NOTHING;
 END $$;
 COMMENT ON FUNCTION rowlock.subscribe_v1 IS
 'Asks for a NOTIFY on channel rowlock (payload: the queue''s number) when one of the queues gets a job. Call, then claim
@@ -146,11 +148,15 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp
 BEGIN
   UPDATE worker w SET lease_until = '-infinity', draining = true WHERE w.id = stop_worker_v1.worker;
   DELETE FROM subscription s WHERE s.worker = stop_worker_v1.worker;
+  -- The keeper gives its place back, or due jobs would wait for the end of its second.
+  UPDATE keeper k SET held_until = '-infinity' WHERE k.holder = stop_worker_v1.worker;
+  IF FOUND AND may_notify() THEN PERFORM pg_notify('rowlock', 'keeper'); END IF;
   DELETE FROM worker w WHERE w.id = stop_worker_v1.worker
      AND NOT EXISTS (SELECT FROM lease l WHERE l.worker = stop_worker_v1.worker);
 END $$;
 COMMENT ON FUNCTION rowlock.stop_worker_v1 IS
-'Ends a worker''s life at once. Release its jobs first; what it still holds is rescued. Locks: its row.';
+'Ends a worker''s life at once. Release its jobs first; what it still holds is rescued. If it was the keeper, others
+hear of it by a NOTIFY of keeper on channel rowlock. Locks: its row, the keeper''s.';
 
 CREATE OR REPLACE FUNCTION rowlock.active_jobs_v1(ids uuid[]) RETURNS TABLE (id uuid)
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp

@@ -7,7 +7,9 @@ DECLARE
   v_place record := id_place(take_pending.id);
   v_job   rowlock.ready;
 BEGIN
-  DELETE FROM ready r WHERE r.queue = v_place.queue AND r.rank = v_place.rank AND r.pos = v_place.pos AND r.id = take_pending.id AND NOT r.moved
+  DELETE FROM ready r
+   WHERE r.queue = v_place.queue AND r.rank = v_place.rank AND r.pos = v_place.pos AND r.id = take_pending.id
+     AND NOT r.moved
   RETURNING r.* INTO v_job;
   IF NOT FOUND THEN
     DELETE FROM ready r WHERE r.id = take_pending.id AND r.moved RETURNING r.* INTO v_job;
@@ -23,7 +25,8 @@ BEGIN
   END IF;
   RETURN NULL;
 END $$;
-COMMENT ON FUNCTION rowlock.take_pending IS 'Takes a pending job out of where it waits, or null. Waits for a claim of the same job. Internal.';
+COMMENT ON FUNCTION rowlock.take_pending IS
+'Takes a pending job out of where it waits, or null. Waits for a claim of the same job. Internal.';
 
 CREATE OR REPLACE FUNCTION rowlock.cancel(id uuid) RETURNS text
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp AS $$
@@ -55,7 +58,8 @@ BEGIN
   RETURN refuse('RL011', format('id: no job %s', cancel.id));
 END $$;
 COMMENT ON FUNCTION rowlock.cancel IS
-'Cancels a job and answers its status now: cancelled; running, when its worker has been asked to stop it (it is cancelled as soon as the worker gives it up, and completed if it was quicker); or the one it had already ended in.
+'Cancels a job and answers its status now: cancelled; running, when its worker has been asked to stop it (it is
+cancelled as soon as the worker gives it up, and completed if it was quicker); or the one it had already ended in.
 SQLSTATEs: RL011 no such job. Locks: the job''s row; waits for a claim of it.';
 
 CREATE OR REPLACE FUNCTION rowlock.retry(id uuid, delay_seconds float8 DEFAULT 0) RETURNS text
@@ -67,7 +71,9 @@ DECLARE
 BEGIN
   IF retry.id IS NULL THEN PERFORM refuse('RL011', 'id: expected a job''s id, got null'); END IF;
   IF delay_seconds IS NULL OR NOT delay_seconds BETWEEN 0 AND 315360000 THEN
-    PERFORM refuse('RL010', format('delay_seconds: expected a finite number from 0 to 315360000 (10 years), got %s', coalesce(delay_seconds::text, 'null')));
+    PERFORM refuse('RL010',
+      format('delay_seconds: expected a finite number from 0 to 315360000 (10 years), got %s',
+        coalesce(delay_seconds::text, 'null')));
   END IF;
   v_job := take_pending(retry.id);
   IF v_job.id IS NULL THEN
@@ -75,25 +81,28 @@ BEGIN
     IF NOT FOUND THEN
       SELECT j.status INTO v_old FROM get_job(retry.id) j;
       IF NOT FOUND THEN PERFORM refuse('RL011', format('id: no job %s', retry.id)); END IF;
-      PERFORM refuse('RL012', format('id: job %s is %s; only a pending, failed or cancelled job can be retried', retry.id, v_old.status),
-        CASE v_old.status WHEN 'completed' THEN 'Enqueue a new job instead.' ELSE 'Cancel it first, or wait for its end.' END);
+      PERFORM refuse('RL012',
+        format('id: job %s is %s; only a pending, failed or cancelled job can be retried', retry.id, v_old.status),
+        CASE v_old.status WHEN 'completed' THEN 'Enqueue a new job instead.'
+          ELSE 'Cancel it first, or wait for its end.' END);
     END IF;
     IF v_old.unique_key IS NOT NULL THEN
       INSERT INTO unique_key (key, job) VALUES (v_old.unique_key, retry.id) ON CONFLICT DO NOTHING;
       IF NOT FOUND THEN
-        PERFORM refuse('RL012', format('id: another job now holds the unique key of job %s', retry.id), 'Wait for that job''s end.');
+        PERFORM refuse('RL012', format('id: another job now holds the unique key of job %s', retry.id),
+          'Wait for that job''s end.');
       END IF;
     END IF;
-    v_job.id := v_old.id; v_job.created_at := v_old.created_at; v_job.execute_at := v_old.execute_at;
-    v_job.queue := v_old.queue; v_job.rank := v_old.rank; v_job.attempts := v_old.attempts; v_job.max_retries := v_old.max_retries;
-    v_job.type := v_old.type; v_job.payload := v_old.payload; v_job.unique_key := v_old.unique_key;
-    v_job.opts := v_old.opts; v_job.error := v_old.error; v_job.crashes := 0; v_job.moved := true;
-    v_job.pos := nextval('rowlock.position');
-    INSERT INTO tally (queue, type, retried, failed_kept, reason) VALUES (v_job.queue, v_job.type, 1, -(v_old.status = 'failed')::int, 'requested');
+    v_job := ROW(nextval('rowlock.position'), v_old.id, v_old.created_at, v_old.execute_at, v_old.queue, v_old.rank,
+      v_old.attempts, v_old.max_retries, 0, true, v_old.type, v_old.payload, v_old.unique_key, v_old.opts, v_old.error);
+    INSERT INTO tally (queue, type, retried, failed_kept, reason)
+    VALUES (v_job.queue, v_job.type, 1, -(v_old.status = 'failed')::int, 'requested');
   END IF;
   PERFORM put_back(v_job, make_interval(secs => delay_seconds));
   RETURN 'pending';
 END $$;
 COMMENT ON FUNCTION rowlock.retry IS
-'Makes a failed or cancelled job pending again, now or after a delay; a pending one moves to that time. attempts stay, so one that had used up its retries gets one more run. Answers pending.
-SQLSTATEs: RL010 delay_seconds, RL011 no such job, RL012 its status does not allow it or its unique key is taken. Locks: the job''s row, its key.';
+'Makes a failed or cancelled job pending again, now or after a delay; a pending one moves to that time. attempts
+stay, so one that had used up its retries gets one more run. Answers pending.
+SQLSTATEs: RL010 delay_seconds, RL011 no such job, RL012 its status does not allow it or its unique key is taken.
+Locks: the job''s row, its key.';

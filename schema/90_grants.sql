@@ -55,27 +55,27 @@ BEGIN
     SELECT r.role, p.oid::regprocedure AS function
       FROM (VALUES
         ('{rowlock_enqueuer, rowlock_admin}',
-         '{enqueue, enqueue_many}'),
+         '{enqueue, enqueue_many, enqueue_batch_v1}'),
         -- Whoever knows a job's id may ask how the job is.
         ('{rowlock_enqueuer, rowlock_worker, rowlock_admin}',
          '{job_status}'),
         ('{rowlock_worker, rowlock_admin}',
          '{register_worker_v1, extend_v1, claim_v1, work_v1, complete_v1, fail_v1, release_v1,
            progress_v1, subscribe_v1, unsubscribe_v1, stop_worker_v1, job_types_v1, maintain_v1, active_jobs_v1}'),
-        -- View jobs is made of these: in a view a function acts as the view's reader.
+        -- Views are made of these: in a view a function acts as the view's reader. They read no table.
         ('{rowlock_reader, rowlock_admin}',
-         '{ready_job, scheduled_job, running_job, ended_job}'),
+         '{ready_job, scheduled_job, running_job, ended_job, due_at, interval_text}'),
         -- A worker serves metrics over its own connection; rowlock_reader is for whoever serves nothing else.
         ('{rowlock_worker, rowlock_reader, rowlock_admin}',
          '{metrics_v1}'),
         ('{rowlock_reader, rowlock_admin}',
          '{get_job, list_jobs, counts}'),
         ('{rowlock_admin}',
-         '{enqueue_batch_v1,
-           cancel, retry, pause_queue, resume_queue, configure_queue, demand,
+         '{cancel, retry, pause_queue, resume_queue, configure_queue, demand,
            put_job_type, sync_catalog_v1, catalog_sources_v1,
            put_schedule, enable_schedule, disable_schedule, remove_schedule, run_schedule,
-           lead_v1, resign_v1, observe_v1, subscribe_queues_v1, record_decisions_v1, drain_v1, confirm_drained_v1, end_replicas_v1,
+           lead_v1, resign_v1, observe_v1, subscribe_queues_v1, record_decisions_v1,
+           drain_v1, confirm_drained_v1, end_replicas_v1,
            due_schedules_v1, plan_schedule_v1, fire_schedule_v1, scaler_error_v1}')
       ) g(roles, functions)
      CROSS JOIN LATERAL unnest(g.functions::name[]) f(name)

@@ -40,8 +40,6 @@ struct Shared {
     pool: Pool,
     /// The queues `dequeue` serves.
     queues: Vec<String>,
-    /// May this user call the function for arrays, which is faster than the one for jsonb?
-    bulk: OnceCell<bool>,
     /// The way to the background task behind `dequeue`, once it has been started.
     manual: Mutex<Option<mpsc::UnboundedSender<manual_request::Request>>>,
 }
@@ -113,7 +111,6 @@ impl JobQueue {
                 target,
                 pool,
                 queues: queues.iter().map(ToString::to_string).collect(),
-                bulk: OnceCell::new(),
                 manual: Mutex::default(),
             }),
         })

@@ -103,8 +103,12 @@ impl Output {
     ) -> anyhow::Result<()> {
         let key = columns[0];
         let readable = readable(queue, view).await?;
-        // The names are this program's and the schema's own, never input.
-        let sql = format!("SELECT to_jsonb(v) FROM (SELECT {readable} FROM rowlock.{view}) v ORDER BY v.{key}");
+        // The names are this program's and the schema's own, never input. Intervals are printed alike whatever the
+        // user's settings are.
+        let sql = format!(
+            "WITH pinned AS MATERIALIZED (SELECT set_config('intervalstyle', 'postgres', true))
+             SELECT to_jsonb(v) FROM pinned, (SELECT {readable} FROM rowlock.{view}) v ORDER BY v.{key}"
+        );
         let rows = super::rows(queue, &sql, &[]).await?;
         let list: Vec<serde_json::Value> = rows.iter().map(|r| r.try_get(0)).collect::<Result<_, _>>()?;
         let columns = if self.wide() { [columns, wide].concat() } else { columns.to_vec() };

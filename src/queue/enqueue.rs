@@ -1,8 +1,6 @@
 //! How a job comes in: one, many, in the caller's transaction. The one file that calls the enqueuer's SQL.
 
-use chrono::{DateTime, Utc};
 use serde::Serialize;
-use serde_json::{Value, value::RawValue};
 use tokio_postgres::{
     GenericClient,
     types::{Json, Type},
@@ -110,54 +108,28 @@ impl JobQueue {
     /// ```
     pub async fn enqueue_many_in(&self, client: &impl GenericClient, jobs: &[NewJob]) -> Result<Vec<Enqueued>, Error> {
         let payloads = jobs.iter().map(|j| j.payload().map(Json)).collect::<Result<Vec<_>, _>>()?;
-        let rows = if self.bulk().await? {
-            client
-                .query_typed(
-                    "SELECT array_agg(id), array_agg(inserted) FROM rowlock.enqueue_batch_v1($1, $2, $3, $4, $5, $6, $7, $8)",
-                    &[
-                        (&jobs.iter().map(|j| &*j.job_type).collect::<Vec<_>>(), Type::TEXT_ARRAY),
-                        (&payloads, Type::JSONB_ARRAY),
-                        (&column(jobs, |j| j.queue.as_deref()), Type::TEXT_ARRAY),
-                        (&column(jobs, |j| j.priority), Type::INT4_ARRAY),
-                        (&column(jobs, |j| j.max_retries), Type::INT4_ARRAY),
-                        (&column(jobs, |j| j.execute_at), Type::TIMESTAMPTZ_ARRAY),
-                        (&column(jobs, |j| j.unique_key.as_deref()), Type::TEXT_ARRAY),
-                        (&column(jobs, |j| j.opts.as_ref()), Type::JSONB_ARRAY),
-                    ],
-                )
-                .await
-        } else {
-            let list: Vec<Element<'_>> = jobs.iter().zip(payloads).map(|(j, p)| Element::new(j, p.0)).collect();
-            client
-                .query_typed(
-                    "SELECT array_agg(id), array_agg(inserted) FROM rowlock.enqueue_many($1)",
-                    &[(&Json(list), Type::JSONB)],
-                )
-                .await
-        };
+        let rows = client
+            .query_typed(
+                "SELECT array_agg(id), array_agg(inserted) FROM rowlock.enqueue_batch_v1($1, $2, $3, $4, $5, $6, $7, $8)",
+                &[
+                    (&jobs.iter().map(|j| &*j.job_type).collect::<Vec<_>>(), Type::TEXT_ARRAY),
+                    (&payloads, Type::JSONB_ARRAY),
+                    (&column(jobs, |j| j.queue.as_deref()), Type::TEXT_ARRAY),
+                    (&column(jobs, |j| j.priority), Type::INT4_ARRAY),
+                    (&column(jobs, |j| j.max_retries), Type::INT4_ARRAY),
+                    (&column(jobs, |j| j.execute_at), Type::TIMESTAMPTZ_ARRAY),
+                    (&column(jobs, |j| j.unique_key.as_deref()), Type::TEXT_ARRAY),
+                    (&column(jobs, |j| j.opts.as_ref()), Type::JSONB_ARRAY),
+                ],
+            )
+            .await;
         let rows = rows.map_err(|e| refusal(e, jobs))?;
-        // One row of arrays: a row a job would cost both sides more than the rest of the answer. The functions
-        // answer in input order. No job, no array.
+        // One row of arrays: a row a job would cost both sides more than the rest of the answer. The function
+        // answers in input order. No job, no array.
         let ids: Option<Vec<Uuid>> = rows[0].try_get(0)?;
         let inserted: Option<Vec<bool>> = rows[0].try_get(1)?;
         let answers = ids.unwrap_or_default().into_iter().zip(inserted.unwrap_or_default());
         Ok(answers.map(|(id, inserted)| Enqueued { id, inserted }).collect())
-    }
-
-    /// Asked once: an enqueuer may only use jsonb, which costs more.
-    async fn bulk(&self) -> Result<bool, Error> {
-        let ask = async {
-            let client = self.shared.pool.get().await?;
-            let rows = client
-                .query_typed(
-                    "SELECT has_function_privilege(p.oid, 'EXECUTE') FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
-                      WHERE n.nspname = 'rowlock' AND p.proname = 'enqueue_batch_v1'",
-                    &[],
-                )
-                .await?;
-            Ok::<_, Error>(rows.first().is_some_and(|r| r.get(0)))
-        };
-        Ok(*self.shared.bulk.get_or_try_init(|| ask).await?)
     }
 }
 
@@ -181,38 +153,4 @@ fn refusal(e: tokio_postgres::Error, jobs: &[NewJob]) -> Error {
     };
     let message = format!("{name}: expected JSON that Postgres can store: {} (SQLSTATE {code})", db.message());
     Error::Refused { code: code.to_owned(), field, message }
-}
-
-/// An element of `enqueue_many`'s array.
-#[derive(Debug, Serialize)]
-struct Element<'a> {
-    r#type: &'a str,
-    payload: &'a RawValue,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    queue: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    priority: Option<i32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    max_retries: Option<i32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    execute_at: Option<DateTime<Utc>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    unique_key: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    opts: Option<&'a Value>,
-}
-
-impl<'a> Element<'a> {
-    fn new(job: &'a NewJob, payload: &'a RawValue) -> Self {
-        Element {
-            r#type: &job.job_type,
-            payload,
-            queue: job.queue.as_deref(),
-            priority: job.priority,
-            max_retries: job.max_retries,
-            execute_at: job.execute_at,
-            unique_key: job.unique_key.as_deref(),
-            opts: job.opts.as_ref(),
-        }
-    }
 }

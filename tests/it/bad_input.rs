@@ -201,7 +201,32 @@ const CASES: &[(&str, &str, &str)] = &[
         "RL006",
         "jobs[0].execute_at: expected a time as text, got 5",
     ),
-    ("SELECT rowlock.enqueue_many('[{\"type\": \"t\", \"execute_at\": \"soon\"}]')", "22007", "timestamp"),
+    (
+        "SELECT rowlock.enqueue_many('[{\"type\": \"t\"}, {\"type\": \"t\", \"execute_at\": \"soon\"}]')",
+        "RL006",
+        "jobs[1].execute_at: expected a time such as 2030-01-31T12:00:00Z, got soon",
+    ),
+    (
+        "SELECT rowlock.enqueue_many('[{\"type\": \"t\", \"execute_at\": \"2024-13-01\"}]')",
+        "RL006",
+        "jobs[0].execute_at: expected a time",
+    ),
+    (
+        "SELECT rowlock.enqueue('t', execute_at => now(), opts => '{\"delay_seconds\": 1}')",
+        "RL008",
+        "opts.delay_seconds: expected none beside execute_at",
+    ),
+    (
+        "SELECT rowlock.enqueue('t', opts => '{\"delay_seconds\": -1}')",
+        "RL008",
+        "opts.delay_seconds: expected a number from 0",
+    ),
+    ("SELECT rowlock.enqueue('t', opts => '{\"notify\": \"no\"}')", "RL008", "opts.notify: expected true or false"),
+    (
+        "SELECT rowlock.enqueue_many('[{\"type\": \"t\", \"queue\": \"new\", \"priority\": 40000}]')",
+        "RL004",
+        "jobs[0].priority",
+    ),
     (
         "SELECT rowlock.enqueue_many('[{\"type\": \"t\"}, {\"type\": \"t\", \"unique_key\": \"\"}]')",
         "RL007",

@@ -36,6 +36,7 @@ mod exactly_once;
 mod handlers;
 #[cfg(feature = "cli")]
 mod http;
+mod job_types;
 mod jobs;
 #[cfg(feature = "cli")]
 mod launch_contract;
@@ -63,8 +64,10 @@ mod prometheus;
 mod proxy;
 #[cfg(feature = "cli")]
 mod roles;
+mod rounds;
 #[cfg(feature = "cli")]
 mod simulate;
+mod strangers;
 mod support;
 #[cfg(feature = "cli")]
 mod tls;

@@ -77,7 +77,11 @@ async fn every_transition_is_counted_by_queue_type_and_reason() {
 async fn a_job_lands_in_the_bucket_of_its_wait_and_of_its_run() {
     let db = database().await;
     let worker = db.worker(60.0).await;
-    db.run("SELECT rowlock.enqueue('t', execute_at => now() - '50 s'::interval)").await;
+    db.run("SELECT rowlock.enqueue('t')").await;
+    db.run(
+        "UPDATE rowlock.ready SET created_at = created_at - interval '50 s', execute_at = execute_at - interval '50 s'",
+    )
+    .await;
     let job = db.claim_one(worker).await;
     db.run("UPDATE rowlock.lease SET claimed_at = claimed_at - '2 s'::interval").await;
     db.complete(worker, &[job]).await;
@@ -151,7 +155,8 @@ async fn what_a_worker_did_is_still_there_when_it_is_gone_and_goes_on_with_the_n
 #[tokio::test]
 async fn a_paused_queue_and_its_oldest_job_are_told() {
     let db = database().await;
-    db.run("SELECT rowlock.enqueue('t', execute_at => now() - '100 s'::interval), rowlock.pause_queue('default'), rowlock.pause_queue('idle')").await;
+    db.run("SELECT rowlock.enqueue('t'), rowlock.pause_queue('default'), rowlock.pause_queue('idle')").await;
+    db.run("UPDATE rowlock.ready SET created_at = created_at - interval '100 s', execute_at = execute_at - interval '100 s'").await;
     let now = scraped(&db).await;
     assert_eq!(now["rowlock_queue_paused{queue=\"default\"}"], 1.0);
     assert!((100.0..140.0).contains(&now["rowlock_queue_oldest_age_seconds{queue=\"default\"}"]));

@@ -3,7 +3,7 @@
 use crate::support::{connect, database, refusal};
 
 const ROLES: [&str; 4] = ["rowlock_enqueuer", "rowlock_worker", "rowlock_reader", "rowlock_admin"];
-const ENQUEUE: [&str; 3] = ["enqueue", "enqueue_many", STATUS];
+const ENQUEUE: [&str; 4] = ["enqueue", "enqueue_many", "enqueue_batch_v1", STATUS];
 /// For whoever knows a job's id.
 const STATUS: &str = "job_status";
 const WORK: [&str; 16] = [
@@ -26,10 +26,10 @@ const WORK: [&str; 16] = [
 ];
 /// For whoever scrapes over a connection of their own, too.
 const METRICS: &str = "metrics_v1";
-/// View jobs is made of these: in a view a function acts as the view's reader. They read no table.
-const ROWS: [&str; 4] = ["ready_job", "scheduled_job", "running_job", "ended_job"];
+/// Views are made of these: in a view a function acts as the view's reader. They read no table.
+const ROWS: [&str; 6] = ["ready_job", "scheduled_job", "running_job", "ended_job", "due_at", "interval_text"];
 const LOOK: [&str; 3] = ["get_job", "list_jobs", "counts"];
-const STEER: [&str; 27] = [
+const STEER: [&str; 26] = [
     "cancel",
     "retry",
     "pause_queue",
@@ -37,7 +37,6 @@ const STEER: [&str; 27] = [
     "configure_queue",
     "put_job_type",
     "demand",
-    "enqueue_batch_v1",
     "lead_v1",
     "resign_v1",
     "observe_v1",

@@ -92,16 +92,17 @@ impl Model {
 
     /// To its old turn (None), or behind the others, now or later.
     fn put_back(&mut self, job: usize, delay: Option<i64>) {
-        let turn = self.turn();
-        let now = self.now;
+        let (now, turn) = (self.now, self.turn());
+        let pos = if delay.is_some() { self.new_pos() } else { self.old_pos(job) };
         let j = &mut self.jobs[job];
         (j.worker, j.started, j.progress) = (None, false, None);
         j.place = match delay {
             Some(delay) if delay > 0 => Place::Scheduled { due: now + delay, put: turn },
             _ => Place::Ready,
         };
+        j.pos = pos;
         if delay.is_some() {
-            j.turn = turn;
+            j.due = (now, turn);
         }
     }
 
@@ -168,10 +169,7 @@ impl Model {
                 due.push((at, put, n));
             }
         }
-        due.sort_unstable();
-        for (_, _, n) in &due {
-            self.put_back(*n, Some(0));
-        }
+        self.promote(&due);
         let mut rescued = 0;
         for worker in 0..self.workers.len() {
             if !self.workers[worker].known || self.alive(worker) {

@@ -38,12 +38,24 @@ const VACUUM: u32 = 50;
 
 #[test]
 fn random_sequences_of_calls_do_to_the_queue_what_they_do_to_the_model() {
-    let sequences: u32 =
-        std::env::var("ROWLOCK_SEQUENCES").map_or(2000, |n| n.parse().expect("ROWLOCK_SEQUENCES is a number"));
+    play_all(sequences(), false);
+}
+
+/// Fewer sequences: it is the same but for one call.
+#[test]
+fn a_completion_does_what_every_other_end_of_a_run_does() {
+    play_all(sequences() / 5, true);
+}
+
+fn sequences() -> u32 {
+    std::env::var("ROWLOCK_SEQUENCES").map_or(2000, |n| n.parse().expect("ROWLOCK_SEQUENCES is a number"))
+}
+
+fn play_all(sequences: u32, settles: bool) {
     let started = Instant::now();
     let results: Vec<Result<usize, String>> = std::thread::scope(|scope| {
         let shares = (0..SIDE_BY_SIDE).map(|n| sequences / SIDE_BY_SIDE + u32::from(n < sequences % SIDE_BY_SIDE));
-        let threads: Vec<_> = shares.map(|share| scope.spawn(move || run(share))).collect();
+        let threads: Vec<_> = shares.map(|share| scope.spawn(move || run(share, settles))).collect();
         threads.into_iter().map(|t| t.join().unwrap()).collect()
     });
     let mut calls = 0;
@@ -60,9 +72,12 @@ fn random_sequences_of_calls_do_to_the_queue_what_they_do_to_the_model() {
 }
 
 /// How many calls were made.
-fn run(sequences: u32) -> Result<usize, String> {
+fn run(sequences: u32, settles: bool) -> Result<usize, String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let world = RefCell::new(runtime.block_on(async { World::open(database().await.client).await }));
+    if settles {
+        runtime.block_on(world.borrow_mut().settle());
+    }
     let (played, calls) = (Cell::new(0), Cell::new(0));
     let mut runner = TestRunner::new(Config {
         cases: sequences,

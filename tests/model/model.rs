@@ -23,6 +23,12 @@ pub enum Place {
     Gone,
 }
 
+/// A time, and of those at one time which was put there first.
+pub type Due = (i64, u64);
+
+/// Between two places of new jobs is room for those that are found late.
+const ROOM: u32 = 20;
+
 #[derive(Debug, Clone)]
 pub struct Job {
     pub kind: usize,
@@ -34,8 +40,10 @@ pub struct Job {
     pub key: Option<usize>,
     pub tag: bool,
     pub place: Place,
-    /// Its turn among the jobs of its queue and priority.
-    pub turn: u64,
+    /// When it became due.
+    pub due: Due,
+    /// Its place among the jobs of its queue and priority, once it is due.
+    pub pos: u64,
     /// Somebody asked to stop it while it runs.
     pub asked: bool,
     pub error: Option<String>,
@@ -148,6 +156,47 @@ impl Model {
         self.turns
     }
 
+    /// Behind all.
+    pub fn new_pos(&mut self) -> u64 {
+        self.turn() << ROOM
+    }
+
+    /// The due jobs of a queue and priority, by place.
+    fn lane(&self, queue: usize, priority: i32) -> BTreeMap<u64, Due> {
+        let ready = |j: &&Job| j.place == Place::Ready && j.queue == queue && j.priority == priority;
+        self.jobs.iter().filter(ready).map(|j| (j.pos, j.due)).collect()
+    }
+
+    /// Jobs whose time has come, to the places that are theirs by that time: in order behind all that is there, or
+    /// the last first between those due before and after.
+    pub fn promote(&mut self, due: &[(i64, u64, usize)]) {
+        let newest = |model: &Model, n: usize| {
+            let lane = model.lane(model.jobs[n].queue, model.jobs[n].priority);
+            lane.last_key_value().map(|(_, due)| *due)
+        };
+        let (late, timely): (Vec<_>, Vec<_>) =
+            due.iter().partition(|(at, put, n)| newest(self, *n).is_some_and(|newest| (*at, *put) < newest));
+        for (at, put, n) in timely {
+            let pos = self.new_pos();
+            (self.jobs[n].place, self.jobs[n].due, self.jobs[n].pos) = (Place::Ready, (at, put), pos);
+        }
+        for (at, put, n) in late.into_iter().rev() {
+            let lane = self.lane(self.jobs[n].queue, self.jobs[n].priority);
+            let before = lane.iter().rev().find(|(_, due)| **due <= (at, put)).map(|(pos, _)| *pos);
+            let behind = lane.keys().copied().find(|pos| before.is_none_or(|b| *pos > b));
+            let gap = behind.map_or(0, |b| b - before.unwrap_or_default() + u64::from(before.is_none()));
+            let pos = if gap < 2 { self.new_pos() } else { behind.unwrap_or_default() - (gap / 64).clamp(1, 1024) };
+            (self.jobs[n].place, self.jobs[n].due, self.jobs[n].pos) = (Place::Ready, (at, put), pos);
+        }
+    }
+
+    /// A free place, at its old one or right behind.
+    pub fn old_pos(&self, job: usize) -> u64 {
+        let j = &self.jobs[job];
+        let lane = self.lane(j.queue, j.priority);
+        (j.pos..).find(|pos| !lane.contains_key(pos)).unwrap_or(j.pos)
+    }
+
     pub fn totals(&mut self, job: usize) -> &mut Totals {
         let j = &self.jobs[job];
         self.totals.entry((j.queue, j.kind)).or_default()
@@ -186,7 +235,8 @@ impl Model {
                 Some(delay) if delay > 0 => Place::Scheduled { due: self.now + delay, put: turn },
                 _ => Place::Ready,
             },
-            turn,
+            due: (self.now, turn),
+            pos: turn << ROOM,
             asked: false,
             error: None,
             reason: None,
@@ -224,8 +274,8 @@ impl Model {
         for (n, j) in self.jobs.iter().enumerate().filter(|(_, j)| j.place == Place::Ready && !self.paused[j.queue]) {
             let Some(nth) = claim.queues.iter().position(|q| *q == j.queue) else { continue };
             let after = if claim.hints { w.hints.get(&(j.queue, j.priority)) } else { None };
-            if after.is_none_or(|t| j.turn > *t) {
-                due.push((-j.priority, nth, j.turn, n));
+            if after.is_none_or(|pos| j.pos > *pos) {
+                due.push((-j.priority, nth, j.pos, n));
             }
         }
         due.sort_unstable();
@@ -236,11 +286,11 @@ impl Model {
         let lease = self.leases;
         self.leases += 1;
         let mut jobs = Vec::new();
-        for (_, _, turn, n) in due {
+        for (_, _, pos, n) in due {
             let j = &mut self.jobs[n];
             (j.place, j.worker, j.started) = (Place::Running { worker, lease }, Some(worker), true);
             let hint = self.workers[worker].hints.entry((j.queue, j.priority)).or_default();
-            *hint = turn.max(*hint);
+            *hint = pos.max(*hint);
             jobs.push((n, as_claimed(&self.jobs[n])));
             self.granted.push((worker, (lease, n)));
         }

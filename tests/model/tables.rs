@@ -1,7 +1,7 @@
 //! What the tests that reset a database between their cases share.
 
 /// Every table that calls leave something in, but for the catalogue.
-pub const TABLES: [&str; 14] = [
+pub const TABLES: [&str; 15] = [
     "ready",
     "scheduled",
     "unique_key",
@@ -14,6 +14,7 @@ pub const TABLES: [&str; 14] = [
     "total",
     "total_reason",
     "total_time",
+    "pace",
     "label",
     "lane",
 ];

@@ -11,7 +11,7 @@ use crate::{
     ends::worker_name,
     seen::LOOK,
     tables::TABLES,
-    words::{ADVANCE, CLAIM, COMPLETE, ENQUEUE, ENQUEUE_MANY, WORK, as_json, opts, seconds},
+    words::{ADVANCE, CLAIM, COMPLETE, COMPLETE_SETTLED, ENQUEUE, ENQUEUE_MANY, SETTLED, WORK, as_json, opts, seconds},
 };
 
 pub struct World {
@@ -23,6 +23,8 @@ pub struct World {
     /// How far a worker took a lane, by the worker, the queue's id and the rank.
     hints: BTreeMap<(usize, i32, i16), i64>,
     keeper: Uuid,
+    /// Complete by settle, not by complete_v1.
+    settles: bool,
     /// By worker: the number of its next claim, the numbers of those under way, the leases it knows of.
     claims: BTreeMap<usize, (i64, Vec<i64>, Vec<i64>)>,
 }
@@ -52,8 +54,15 @@ impl World {
             workers: Vec::new(),
             hints: BTreeMap::new(),
             keeper: Uuid::now_v7(),
+            settles: false,
             claims: BTreeMap::new(),
         }
+    }
+
+    /// From now on jobs are completed by way of settle.
+    pub async fn settle(&mut self) {
+        self.client.batch_execute(SETTLED).await.unwrap();
+        self.settles = true;
     }
 
     /// Forgets everything but the catalogue.
@@ -213,7 +222,8 @@ impl World {
         let (leases, ids) = self.split(grants);
         let results: Vec<Value> = grants.iter().enumerate().map(|(n, g)| result(*g, n)).collect();
         let Some(claim) = claim else {
-            let rows = self.rows(COMPLETE, &[&id, &leases, &ids, &results]).await?;
+            let complete = if self.settles { COMPLETE_SETTLED } else { COMPLETE };
+            let rows = self.rows(complete, &[&id, &leases, &ids, &results]).await?;
             return Ok(Answer::Worked(self.numbers(rows.iter().map(|r| r.get(0))), None));
         };
         let queues: Vec<&str> = claim.queues.iter().map(|q| QUEUES[*q]).collect();

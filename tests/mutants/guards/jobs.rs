@@ -108,6 +108,42 @@ pub const MUTANTS: &[Mutant] = &[
         "",
         "a_stopped_worker_s_jobs_are_rescued",
     ),
+    // Clocks, and times without a keeper.
+    mutant(
+        "what is found late goes last",
+        Function("promote"),
+        "coalesce(d.execute_at < l.newest, false) AS late",
+        "false AS late",
+        "a_job_that_is_found_late_has_the_place_of_its_time",
+    ),
+    mutant(
+        "a place that is taken is not left",
+        Function("put_back"),
+        "job.pos := job.pos + 1;",
+        "RAISE EXCEPTION SQLSTATE 'RL999' USING MESSAGE = 'taken';",
+        "a_job_whose_place_is_taken_has_the_next_one",
+    ),
+    mutant(
+        "a keeper of a clock that went back stays",
+        Function("maintain_v1"),
+        " AND v.held_until <= v_limit",
+        "",
+        "a_deadline_of_a_clock_that_went_back_holds_nobody_up",
+    ),
+    mutant(
+        "a worker of a clock that went back lives for ever",
+        Function("rescue"),
+        "WHERE w.lease_until > clock_timestamp() + w.lease;",
+        "WHERE false;",
+        "a_deadline_of_a_clock_that_went_back_holds_nobody_up",
+    ),
+    mutant(
+        "a stopped keeper keeps its place",
+        Function("stop_worker_v1"),
+        "UPDATE keeper k SET held_until = '-infinity' WHERE k.holder = stop_worker_v1.worker;",
+        "UPDATE keeper k SET held_until = held_until WHERE false;",
+        "a_keeper_that_stops_gives_its_place_back",
+    ),
     // Lost answers.
     mutant(
         "what the worker does not know of stays with it",

@@ -97,3 +97,47 @@ pub async fn a_cancelled_job_that_is_rescued_is_cancelled(lab: &Lab) -> Outcome 
     lab.keep().await?;
     lab.status(&job.id, "cancelled").await
 }
+
+/// A job that became due a minute ago, before another came.
+async fn found_late(lab: &Lab) -> Outcome<String> {
+    let late = lab.enqueue("execute_at => clock_timestamp() + interval '1 h'").await?;
+    let past = "UPDATE rowlock.scheduled SET execute_at = clock_timestamp() - interval '1 min'";
+    lab.ask(past).await?;
+    Ok(late)
+}
+
+pub async fn a_job_that_is_found_late_has_the_place_of_its_time(lab: &Lab) -> Outcome {
+    let worker = lab.worker().await?;
+    let late = found_late(lab).await?;
+    lab.enqueue("").await?;
+    lab.keep().await?;
+    same("a claim", &lab.claim_one(&worker).await?.id, &late)
+}
+
+pub async fn a_job_whose_place_is_taken_has_the_next_one(lab: &Lab) -> Outcome {
+    let worker = lab.worker().await?;
+    let job = lab.claim_new(&worker, "").await?;
+    let other = lab.enqueue("").await?;
+    lab.ask("UPDATE rowlock.ready r SET pos = j.pos, moved = true FROM rowlock.lease l, unnest(l.jobs) j").await?;
+    lab.release(&worker, &job, "").await?;
+    lab.status(&job.id, "pending").await?;
+    lab.status(&other, "pending").await
+}
+
+pub async fn a_deadline_of_a_clock_that_went_back_holds_nobody_up(lab: &Lab) -> Outcome {
+    let worker = lab.worker().await?;
+    lab.ask("UPDATE rowlock.worker SET lease_until = lease_until + interval '1 h'").await?;
+    lab.ask("UPDATE rowlock.keeper SET holder = NULL, held_until = clock_timestamp() + interval '1 h'").await?;
+    lab.is("SELECT keeper FROM rowlock.maintain_v1(gen_random_uuid())", "t").await?;
+    let left =
+        format!("SELECT lease_until < clock_timestamp() + interval '2 min' FROM rowlock.worker WHERE id = '{worker}'");
+    lab.is(&left, "t").await
+}
+
+pub async fn a_keeper_that_stops_gives_its_place_back(lab: &Lab) -> Outcome {
+    let worker = lab.worker().await?;
+    lab.ask("UPDATE rowlock.keeper SET held_until = '-infinity'").await?;
+    lab.is(&format!("SELECT keeper FROM rowlock.maintain_v1('{worker}')"), "t").await?;
+    lab.ask(&format!("SELECT rowlock.stop_worker_v1('{worker}')")).await?;
+    lab.is("SELECT keeper FROM rowlock.maintain_v1(gen_random_uuid())", "t").await
+}

@@ -50,5 +50,7 @@ pub const SCENARIOS: &[Scenario] = scenarios![
         a_job_that_loses_five_workers_has_failed a_stopped_worker_s_jobs_are_rescued the_worker_is_told_of_a_cancel
         a_request_to_stop_lasts_as_long_as_the_job a_refused_completion_leaves_the_request
         a_cancelled_job_that_fails_is_cancelled a_cancelled_job_that_is_released_is_cancelled
-        a_cancelled_job_that_is_rescued_is_cancelled;
+        a_cancelled_job_that_is_rescued_is_cancelled a_job_that_is_found_late_has_the_place_of_its_time
+        a_job_whose_place_is_taken_has_the_next_one a_deadline_of_a_clock_that_went_back_holds_nobody_up
+        a_keeper_that_stops_gives_its_place_back;
 ];
