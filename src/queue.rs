@@ -11,7 +11,7 @@ mod manual_worker;
 use std::sync::{Arc, Mutex};
 
 use deadpool_postgres::Pool;
-use tokio::sync::{OnceCell, mpsc};
+use tokio::sync::mpsc;
 
 pub use self::{admin::ListFilter, builder::Enqueue};
 use crate::{
