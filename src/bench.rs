@@ -6,32 +6,15 @@ mod clients;
 mod floor;
 pub mod launch;
 mod offered;
+mod options;
+mod ratio;
 
-use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use self::clients::Lane;
+pub use self::options::BenchOptions;
+use self::{clients::Lane, options::SLICE, ratio::put};
 use crate::JobQueue;
-
-/// What to measure with.
-#[derive(Debug, Clone)]
-pub struct BenchOptions {
-    /// Jobs waiting throughout, in the measurement with a backlog. 0: without it.
-    pub backlog: u64,
-    /// Jobs per call.
-    pub batch: usize,
-    /// Clients at once.
-    pub clients: usize,
-    /// How long each side of a ratio is measured, in all.
-    pub time: Duration,
-    /// How long a transaction is held open, in the measurement with an old one. 0: without it.
-    pub old_transaction: Duration,
-    /// Jobs a second offered beside it.
-    pub rate: u64,
-}
-
-const SLICE: Duration = Duration::from_secs(1);
 
 /// Measures bulk enqueue and the steady cycle enqueue, claim, complete, each beside the floor; `enqueue_many`
 /// beside the arrays of the Rust client; and, if asked for, the cycle over a backlog beside the cycle without,
@@ -87,34 +70,4 @@ pub async fn run(queue: JobQueue, options: BenchOptions, progress: impl Fn(&str)
         figures["old_transaction"] = offered::measure(&queue, &options).await?;
     }
     Ok(figures)
-}
-
-/// The rate of one side, and the median of its ratios to the other, slice by slice.
-fn put(figures: &mut Value, name: &str, own: &[f64], other_name: &str, other: &[f64]) {
-    let ratios = own.iter().zip(other).map(|(a, b)| a / b).collect();
-    figures[format!("{name}_per_second")] = median(own.to_vec()).round().into();
-    figures[format!("{name}_to_{other_name}")] = ratio(median(ratios), 1.0).into();
-}
-
-/// To two digits: more would pretend to a precision a shared machine does not have.
-fn ratio(of: f64, to: f64) -> f64 {
-    (of / to * 100.0).round() / 100.0
-}
-
-fn median(mut of: Vec<f64>) -> f64 {
-    of.sort_by(f64::total_cmp);
-    (of[(of.len() - 1) / 2] + of[of.len() / 2]) / 2.0
-}
-
-fn payload() -> Value {
-    json!({"user": "u-8132", "tmpl": "welcome", "pad": "a".repeat(52)})
-}
-
-#[cfg(test)]
-mod tests {
-    #[test]
-    fn the_median_of_an_even_number_lies_between() {
-        assert_eq!(super::median(vec![4.0, 1.0, 3.0, 2.0]), 2.5);
-        assert_eq!(super::median(vec![3.0, 1.0, 2.0]), 2.0);
-    }
 }

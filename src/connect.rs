@@ -14,6 +14,7 @@ mod dialect;
 mod files;
 mod plan;
 mod protection;
+mod refusal;
 mod settings;
 mod stream;
 mod text;
@@ -33,17 +34,15 @@ use std::{
 
 use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
 use tokio::task::JoinHandle;
-use tokio_postgres::{Client, Socket};
+use tokio_postgres::Client;
 
+pub use self::stream::Connection;
 use self::{
     plan::{Place, Plan},
     settings::Surroundings,
     stream::Tls,
 };
 use crate::Error;
-
-/// A connection that its owner polls.
-pub type Connection = tokio_postgres::Connection<Socket, stream::TlsStream>;
 
 /// Where the database is and how to speak to it, understood once. What comes from files is read anew when it matters:
 /// the password file and the file of a connection string for each connection, certificates after they were refused.

@@ -1,11 +1,17 @@
-//! What can go wrong, as a type to branch on. Its rooms: `sqlstate`, who can mend it; `tls`, why TLS failed;
-//! `carried`, how an error passes through the pool.
+//! The library's error, as a type to branch on. Its rooms: `sqlstate`, who can mend an error; `tls`, why TLS failed;
+//! `broken`, whether the connection broke; `from`, the driver's errors; `carried`, how an error passes through the
+//! pool.
 
+mod broken;
 mod carried;
+mod from;
 mod sqlstate;
 mod tls;
 
 use tokio_postgres::error::SqlState;
+
+use self::broken::is_broken_connection;
+pub use self::sqlstate::MendedBy;
 
 /// An error of the queue. The text names the field and what was expected, or what to do next.
 #[derive(Debug, thiserror::Error)]
@@ -85,19 +91,6 @@ pub enum Field {
     Other,
 }
 
-/// Who can mend an error.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MendedBy {
-    /// Nobody has to: the same call may succeed later, for the database was away or busy.
-    Time,
-    /// Whoever runs the database or wrote the connection string: a password, a right, a schema.
-    Operator,
-    /// The caller, by another value.
-    Caller,
-    /// Rowlock's authors: it is a bug.
-    Rowlock,
-}
-
 impl Error {
     /// The SQLSTATE behind the error, if it came from the database.
     ///
@@ -135,7 +128,7 @@ impl Error {
             Error::Json { .. } => MendedBy::Caller,
             Error::Database(e) => match e.as_db_error() {
                 Some(db) => sqlstate::of_answer(db.code().code(), db.message()),
-                None if carried::is_broken_connection(e) => MendedBy::Time,
+                None if is_broken_connection(e) => MendedBy::Time,
                 None => MendedBy::Rowlock,
             },
         }
@@ -197,7 +190,8 @@ impl Error {
         }
     }
 
-    /// Whether the connection that answered this should be dropped, so that the next one looks for the primary anew: its
+    /// Whether the connection that answered this should be dropped, so that the next one looks for the primary anew:
+    /// its
     /// server only reads.
     ///
     /// ```
@@ -211,45 +205,6 @@ impl Error {
     pub(crate) fn login(e: &tokio_postgres::error::DbError, file: &std::path::Path) -> Error {
         let (code, message) = (e.code().code().to_owned(), e.message().to_owned());
         Error::Login { code, message, file: file.display().to_string() }
-    }
-}
-
-impl From<tokio_postgres::Error> for Error {
-    fn from(e: tokio_postgres::Error) -> Self {
-        let e = match carried::take(e) {
-            Ok(error) => return error,
-            Err(e) => e,
-        };
-        let Some(db) = e.as_db_error() else {
-            return tls::fault(&e).map_or_else(|| Error::Database(e), Error::Tls);
-        };
-        let message = match db.hint() {
-            Some(hint) => format!("{}. {hint}", db.message()),
-            None => db.message().to_owned(),
-        };
-        let field = match db.code().code() {
-            "RL001" => Field::Type,
-            "RL002" => Field::Payload,
-            "RL003" => Field::Queue,
-            "RL004" => Field::Priority,
-            "RL005" => Field::MaxRetries,
-            "RL006" => Field::ExecuteAt,
-            "RL007" => Field::UniqueKey,
-            "RL008" => Field::Opts,
-            "RL009" => Field::Jobs,
-            "RL010" => Field::DelaySeconds,
-            "RL011" => return Error::NotFound(message),
-            "RL012" => return Error::WrongStatus(message),
-            "RL020" => return Error::LeaseLost(message.trim_start_matches("lease lost: ").to_owned()),
-            "RL021" => Field::Worker,
-            // The schema, or a function of it, is not there.
-            "3F000" | "42883" | "42P01" if message.contains("rowlock") => {
-                return Error::Schema(format!("{message}. Run `rowlock migrate up` on this database first."));
-            }
-            other if other.starts_with("RL") => Field::Other,
-            _ => return Error::Database(e),
-        };
-        Error::Refused { code: db.code().code().to_owned(), field, message }
     }
 }
 

@@ -12,7 +12,7 @@ use std::{
         process::CommandExt,
     },
     path::{Path, PathBuf},
-    process::{Child, Command, Output, Stdio},
+    process::{Child, Command, Stdio},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -223,7 +223,7 @@ fn init(bin_dir: &Path, data: &Path, account: Option<Account>, quick: bool) -> a
         initdb.arg("--no-sync");
     }
     let output = run_as(&mut initdb, account).stdin(Stdio::null()).output().context("cannot run initdb")?;
-    ensure!(output.status.success(), "initdb failed in {}:\n{}", data.display(), said(&output));
+    ensure!(output.status.success(), "initdb failed in {}:\n{}", data.display(), binaries::said(&output));
     Ok(())
 }
 
@@ -256,9 +256,10 @@ fn account() -> anyhow::Result<Option<Account>> {
     // Whose we are, without libc: our own entry in /proc, or a process's answer where there is none.
     let uid = match fs::metadata("/proc/self") {
         Ok(m) => m.uid(),
-        Err(_) => {
-            said(&Command::new("id").arg("-u").output().context("cannot run id")?).trim().parse().context("id -u")?
-        }
+        Err(_) => binaries::said(&Command::new("id").arg("-u").output().context("cannot run id")?)
+            .trim()
+            .parse()
+            .context("id -u")?,
     };
     if uid != 0 {
         return Ok(None);
@@ -275,11 +276,6 @@ fn find_account(passwd: &str, name: &str) -> Option<Account> {
     let mut fields = line.split(':').skip(2);
     let account = Account { uid: fields.next()?.parse().ok()?, gid: fields.next()?.parse().ok()? };
     (account.uid != 0).then_some(account)
-}
-
-fn said(output: &Output) -> String {
-    let text = if output.status.success() { &output.stdout } else { &output.stderr };
-    String::from_utf8_lossy(text).into_owned()
 }
 
 fn tail(log: &Path) -> String {

@@ -8,24 +8,14 @@ mod facts;
 mod family;
 mod reading;
 
-use prometheus::{
-    TextEncoder,
-    proto::{MetricFamily, MetricType},
-};
+use prometheus::{TextEncoder, proto::MetricFamily};
 
 use self::family::{Family, counter, gauge, histogram};
 pub use self::{
     facts::{Facts, Known, Replicas},
+    family::Metric,
     reading::{Reading, Sample},
 };
-
-/// A metric's name, its kind and its help.
-pub struct Metric {
-    /// As Prometheus knows it; a histogram has `_bucket`, `_sum` and `_count` behind it.
-    pub name: &'static str,
-    kind: MetricType,
-    help: &'static str,
-}
 
 const JOBS: Metric =
     gauge("rowlock_jobs", "Jobs that are pending (due or for later), running, or failed and still in history.");

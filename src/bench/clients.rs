@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 use tokio_postgres::types::Type;
 
-use super::{BenchOptions, payload};
+use super::options::{BenchOptions, payload};
 use crate::{JobQueue, NewJob, SessionOptions};
 
 /// Which queue a measurement works on.

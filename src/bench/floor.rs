@@ -12,7 +12,7 @@ use std::{
 use serde_json::Value;
 use tokio_postgres::{Client, Statement};
 
-use super::{BenchOptions, payload};
+use super::options::{BenchOptions, payload};
 use crate::{JobQueue, hints::Hints};
 
 const SCHEMA: &str = "

@@ -11,7 +11,10 @@ use std::{
 use serde_json::{Value, json};
 use tokio_postgres::types::Type;
 
-use super::{SLICE, median, put};
+use super::{
+    options::SLICE,
+    ratio::{median, put},
+};
 use crate::{
     Failure, JobQueue, NewJob, SessionOptions, launch,
     worker::{Shutdown, Worker, WorkerOptions},

@@ -8,8 +8,8 @@ use tokio::task::JoinSet;
 use tokio_postgres::types::Type;
 
 use super::{
-    BenchOptions,
     clients::{Lane, Shared, batch, session_options},
+    options::BenchOptions,
 };
 use crate::JobQueue;
 

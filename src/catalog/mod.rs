@@ -7,6 +7,7 @@
 //! `job_types_v1`), as a field of [`JobType`], and in the docs (`docs/cli.md`). `tests/cases/job_types.json` holds
 //! the file's checks against those of the database.
 
+mod entry;
 mod fields;
 pub(crate) mod job_type;
 mod pod_keys;
@@ -16,6 +17,7 @@ use serde::Deserialize;
 use serde_saphyr::Spanned;
 use tokio_postgres::types::Type;
 
+use self::entry::Entry;
 pub use self::job_type::LaunchKind;
 pub(crate) use self::{job_type::JobType, schedule::Schedule};
 use crate::{Error, JobQueue};
@@ -32,13 +34,6 @@ struct File {
 pub(crate) struct Catalog {
     pub types: Vec<JobType>,
     pub schedules: Vec<Schedule>,
-}
-
-/// An entry of a file: it has a name, and checks that concern several of its keys.
-trait Entry {
-    const WORD: &'static str;
-    fn name(&self) -> &str;
-    fn check(&self) -> Result<(), String>;
 }
 
 /// Reads and checks the text of a file.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::{Entry, fields};
+use super::{entry::Entry, fields};
 use crate::schedule;
 
 /// A schedule as a file has it; the keys are the columns.

@@ -1,16 +1,18 @@
-//! Every command and flag, and nothing else. Its rooms: `jobs`; `running`, of what goes on.
+//! Every command and flag, and nothing else. Its rooms: `jobs`; `running`, of programs that go on; `times`.
 //!
 //! Every flag has a variable. None is called as one that a job sees (`ROWLOCK_QUEUE`, `ROWLOCK_LEASE`, …):
 //! a job that calls this program would hand its own queue on without knowing.
 
 mod jobs;
 mod running;
+mod times;
 
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Parser, Subcommand, ValueEnum};
 use uuid::Uuid;
 
+use self::times::{pause, shown, span};
 pub(super) use self::{
     jobs::{Enqueue, Filter, JobsCommand},
     running::{Controller, Dev, Explain, LogFormat, SchedulesCommand, Serve, Worker},
@@ -227,21 +229,4 @@ pub(super) struct Simulate {
     /// Draw it into this file, too.
     #[arg(long, env = "ROWLOCK_SIMULATE_SVG")]
     pub svg: Option<PathBuf>,
-}
-
-/// A default of the library. clap keeps it as long as the program runs.
-fn shown(default: Duration) -> &'static str {
-    humantime::format_duration(default).to_string().leak()
-}
-
-/// A simulated time: there is a decision every second, so it must have an end.
-fn span(text: &str) -> Result<Duration, String> {
-    let span = humantime::parse_duration(text).map_err(|e| e.to_string())?;
-    if (1..=86_400).contains(&span.as_secs()) { Ok(span) } else { Err("expected 1s to 1day".into()) }
-}
-
-/// A time between two looks: never none, or looking would be all that is done.
-fn pause(text: &str) -> Result<Duration, String> {
-    let pause = humantime::parse_duration(text).map_err(|e| e.to_string())?;
-    if pause < Duration::from_millis(10) { Err("expected at least 10ms".into()) } else { Ok(pause) }
 }

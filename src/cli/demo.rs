@@ -31,7 +31,7 @@ pub(super) async fn prepare(queue: &JobQueue) -> anyhow::Result<()> {
             "name": name, "queue": "demo", "command": ["sh", "-c", script], "expected": "300 milliseconds",
             "timeout": "60 seconds",
         });
-        super::rows(queue, "SELECT rowlock.put_job_type($1)", &[(&row, Type::JSONB)]).await?;
+        super::query::rows(queue, "SELECT rowlock.put_job_type($1)", &[(&row, Type::JSONB)]).await?;
     }
     Ok(())
 }
@@ -85,7 +85,7 @@ async fn show(queue: &JobQueue) -> anyhow::Result<i64> {
         every.tick().await;
         let sql = "SELECT coalesce(sum(q.pending + q.scheduled), 0)::int8, coalesce(sum(q.running), 0)::int8,
                           (SELECT count(*) FROM rowlock.workers) FROM rowlock.queues q";
-        let rows = super::rows(queue, sql, &[]).await?;
+        let rows = super::query::rows(queue, sql, &[]).await?;
         let now: (i64, i64, i64) = (
             rows[0].try_get(0).map_err(Error::from)?,
             rows[0].try_get(1).map_err(Error::from)?,
@@ -113,5 +113,5 @@ async fn wrong(queue: &JobQueue, ids: &[Uuid]) -> anyhow::Result<i64> {
     let sql = "SELECT count(*) FROM unnest($1::uuid[]) i(id) LEFT JOIN LATERAL rowlock.get_job(i.id) j ON true
                 WHERE (j.status, j.result ->> 'sha256', j.attempts) IS DISTINCT FROM
                       ('completed', encode(sha256(convert_to(j.payload::text, 'UTF8')), 'hex'), (j.type = 'demo_unsteady')::int::int2)";
-    Ok(super::rows(queue, sql, &[(&ids, Type::UUID_ARRAY)]).await?[0].try_get(0).map_err(Error::from)?)
+    Ok(super::query::rows(queue, sql, &[(&ids, Type::UUID_ARRAY)]).await?[0].try_get(0).map_err(Error::from)?)
 }

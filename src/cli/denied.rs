@@ -32,7 +32,7 @@ pub(super) async fn advice(queue: &JobQueue, role: Option<&str>) -> String {
                       (SELECT pg_get_userbyid(n.nspowner) FROM pg_namespace n WHERE n.nspname = 'rowlock')::text,
                       EXISTS (SELECT FROM pg_roles r WHERE r.rolname = $1),
                       EXISTS (SELECT FROM pg_roles r WHERE r.rolname = $1 AND pg_has_role(r.oid, 'USAGE'))";
-    let rows = super::rows(queue, sql, &[(&role, Type::TEXT)]).await;
+    let rows = super::query::rows(queue, sql, &[(&role, Type::TEXT)]).await;
     let (user, owner, exists, member) = match rows.as_deref() {
         Ok([row]) => (row.get(0), row.get::<_, Option<String>>(1), row.get(2), row.get(3)),
         _ => ("this user".to_owned(), None, true, false),

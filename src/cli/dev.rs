@@ -69,7 +69,8 @@ async fn work(queue: JobQueue, target: LocalProcesses, facts: Facts, stop: Shutd
 
 /// The queues of the catalogue, and the one named default.
 async fn served(queue: &JobQueue) -> anyhow::Result<Vec<String>> {
-    let rows = super::rows(queue, "SELECT DISTINCT coalesce(queue, 'default') FROM rowlock.job_types", &[]).await?;
+    let rows =
+        super::query::rows(queue, "SELECT DISTINCT coalesce(queue, 'default') FROM rowlock.job_types", &[]).await?;
     let mut queues = vec!["default".to_owned()];
     queues.extend(rows.iter().map(|r| r.get::<_, String>(0)).filter(|q| q != "default"));
     Ok(queues)

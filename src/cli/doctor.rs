@@ -1,38 +1,19 @@
 //! `rowlock doctor`: is the database fit, and if not, what to do. Its rooms: `facts`, what is asked; `checks`, what
 //! follows from the answers.
 
+mod check;
 mod checks;
 mod facts;
 
-use serde::Serialize;
-
-use self::facts::Facts;
+use self::{
+    check::{Check, State},
+    facts::Facts,
+};
 use super::{
     exit::{self, Exit},
     output::{Output, Table},
 };
 use crate::JobQueue;
-
-/// One line of the answer.
-#[derive(Debug, Serialize)]
-struct Check {
-    check: &'static str,
-    state: State,
-    detail: String,
-}
-
-/// `unknown` is what this user may not see.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-enum State {
-    #[serde(rename = "ok")]
-    Ok,
-    #[serde(rename = "unknown")]
-    Unknown,
-    #[serde(rename = "warn")]
-    Warn,
-    #[serde(rename = "FAIL")]
-    Fail,
-}
 
 pub(super) async fn run(connected: anyhow::Result<JobQueue>, out: &Output) -> anyhow::Result<()> {
     match connected {

@@ -14,7 +14,7 @@ pub(super) async fn run(queue: &JobQueue, out: &Output, args: args::Explain) -> 
     let sql =
         "SELECT to_jsonb(d) FROM (SELECT * FROM rowlock.decisions WHERE deployment = $1 ORDER BY id DESC LIMIT $2) d
                ORDER BY (to_jsonb(d) ->> 'id')::int8";
-    let rows = super::rows(queue, sql, &[(&args.deployment, Type::TEXT), (&args.last, Type::INT8)]).await?;
+    let rows = super::query::rows(queue, sql, &[(&args.deployment, Type::TEXT), (&args.last, Type::INT8)]).await?;
     if rows.is_empty() {
         return Err(unknown(queue, &args.deployment).await?.into());
     }
@@ -33,7 +33,7 @@ pub(super) async fn run(queue: &JobQueue, out: &Output, args: args::Explain) -> 
 async fn unknown(queue: &JobQueue, name: &str) -> Result<Exit, Error> {
     let sql = "SELECT DISTINCT deployment FROM rowlock.decisions ORDER BY 1 LIMIT 20";
     let known: Vec<String> =
-        super::rows(queue, sql, &[]).await?.iter().map(|r| r.try_get(0)).collect::<Result<_, _>>()?;
+        super::query::rows(queue, sql, &[]).await?.iter().map(|r| r.try_get(0)).collect::<Result<_, _>>()?;
     Ok(Exit::NotFound(if known.is_empty() {
         format!("no decision about {name}, nor about any Deployment: is a controller running, and does it scale?")
     } else {

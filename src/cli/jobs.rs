@@ -70,7 +70,7 @@ struct JobStatus {
 async fn status_of(queue: &JobQueue, id: Uuid) -> Result<Option<JobStatus>, Error> {
     // As text: a tree would round long numbers.
     let sql = "SELECT status, attempts::int2, finished_at, result::text FROM rowlock.job_status($1)";
-    let rows = match super::rows(queue, sql, &[(&id, Type::UUID)]).await {
+    let rows = match super::query::rows(queue, sql, &[(&id, Type::UUID)]).await {
         // An older schema has only the whole job.
         Err(Error::Schema(_)) => {
             let Job { status, attempts, finished_at, result, .. } = match queue.get_job(id).await? {
@@ -132,7 +132,7 @@ async fn ended(queue: &JobQueue, out: &Output, job: &JobStatus) -> anyhow::Resul
 async fn database_time(queue: &JobQueue, delay: Duration) -> anyhow::Result<chrono::DateTime<chrono::Utc>> {
     let delay = delay.as_secs_f64();
     let sql = "SELECT clock_timestamp() + make_interval(secs => LEAST($1, 1e9))";
-    let rows = super::rows(queue, sql, &[(&delay, Type::FLOAT8)]).await?;
+    let rows = super::query::rows(queue, sql, &[(&delay, Type::FLOAT8)]).await?;
     Ok(rows[0].try_get(0)?)
 }
 
@@ -207,7 +207,8 @@ struct Steered {
     status: Status,
 }
 
-/// One after the other; one that was named is printed as itself, all else as a list. A job that refuses does not keep the others from their turn; a database that is
+/// One after the other; one that was named is printed as itself, all else as a list. A job that refuses does not keep
+/// the others from their turn; a database that is
 /// away does.
 async fn steer(
     out: &Output,

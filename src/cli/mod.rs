@@ -17,6 +17,7 @@ mod logs;
 mod migrate;
 mod output;
 mod plugin;
+mod query;
 mod queues;
 mod schedules;
 mod serve;
@@ -33,7 +34,7 @@ use self::{
     exit::Exit,
     output::Output,
 };
-use crate::{Error, JobQueue, cluster::ClusterOptions};
+use crate::{JobQueue, cluster::ClusterOptions};
 
 /// Reads the command line, runs it, answers the exit code: 0, 1 error or job failed, 2 usage, 3 not found,
 /// 4 refused, 124 wait timed out.
@@ -87,16 +88,6 @@ fn fail(error: &anyhow::Error) -> ExitCode {
     }
     ExitCode::from(exit::code(error))
 }
-
-/// The rows of one statement. The name and the state of an error stay: it is the library's.
-async fn rows(queue: &JobQueue, sql: &str, args: &[Arg<'_>]) -> Result<Vec<tokio_postgres::Row>, Error> {
-    crate::statement::query(queue.pool(), STATEMENT_TIMEOUT, sql, args).await
-}
-
-/// The server cancels a statement of a command after this time: whoever waits for it may have gone.
-const STATEMENT_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(60);
-
-type Arg<'a> = (&'a (dyn tokio_postgres::types::ToSql + Sync), tokio_postgres::types::Type);
 
 async fn run(args: Args) -> anyhow::Result<()> {
     let out = Output::new(args.output);

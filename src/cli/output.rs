@@ -109,7 +109,7 @@ impl Output {
             "WITH pinned AS MATERIALIZED (SELECT set_config('intervalstyle', 'postgres', true))
              SELECT to_jsonb(v) FROM pinned, (SELECT {readable} FROM rowlock.{view}) v ORDER BY v.{key}"
         );
-        let rows = super::rows(queue, &sql, &[]).await?;
+        let rows = super::query::rows(queue, &sql, &[]).await?;
         let list: Vec<serde_json::Value> = rows.iter().map(|r| r.try_get(0)).collect::<Result<_, _>>()?;
         let columns = if self.wide() { [columns, wide].concat() } else { columns.to_vec() };
         let mut table = Table::new(&columns);
@@ -136,7 +136,7 @@ async fn readable(queue: &JobQueue, view: &str) -> Result<String, Error> {
                  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_attribute a ON a.attrelid = c.oid
                 WHERE n.nspname = 'rowlock' AND c.relname = $1 AND a.attnum > 0 AND NOT a.attisdropped
                   AND has_any_column_privilege(c.oid, 'SELECT')";
-    let columns: Option<String> = super::rows(queue, sql, &[(&view, Type::TEXT)]).await?[0].try_get(0)?;
+    let columns: Option<String> = super::query::rows(queue, sql, &[(&view, Type::TEXT)]).await?[0].try_get(0)?;
     // No view or no right to it: the next statement says which.
     Ok(columns.unwrap_or_else(|| "*".into()))
 }
@@ -158,7 +158,8 @@ pub(super) fn printable(text: &str) -> String {
     })
 }
 
-/// Whether a terminal takes a letter for an order: controls but for the end of a line and a tab, and marks of direction.
+/// Whether a terminal takes a letter for an order: controls but for the end of a line and a tab, and marks of
+/// direction.
 fn is_unsafe(c: char) -> bool {
     (c.is_control() && c != '\n' && c != '\t')
         || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')

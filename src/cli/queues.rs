@@ -33,7 +33,8 @@ pub(super) async fn run(queue: &JobQueue, out: &Output, command: QueueCommand) -
 /// A queue with a mistake in its name would be made, and the one that was meant would go on.
 async fn must_exist(queue: &JobQueue, name: &str) -> anyhow::Result<()> {
     let sql = "SELECT EXISTS (SELECT FROM rowlock.queues WHERE queue = $1)";
-    let exists: bool = super::rows(queue, sql, &[(&name, Type::TEXT)]).await?[0].try_get(0).map_err(Error::from)?;
+    let exists: bool =
+        super::query::rows(queue, sql, &[(&name, Type::TEXT)]).await?[0].try_get(0).map_err(Error::from)?;
     if exists {
         return Ok(());
     }

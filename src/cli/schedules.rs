@@ -14,7 +14,7 @@ use crate::{Error, JobQueue};
 pub(super) async fn run(queue: &JobQueue, out: &Output, command: SchedulesCommand) -> anyhow::Result<()> {
     let call = async |function: &str, name: &str| {
         // The function's name is this program's own, never input.
-        super::rows(queue, &format!("SELECT rowlock.{function}_schedule($1)"), &[(&name, Type::TEXT)]).await
+        super::query::rows(queue, &format!("SELECT rowlock.{function}_schedule($1)"), &[(&name, Type::TEXT)]).await
     };
     match command {
         SchedulesCommand::List => {

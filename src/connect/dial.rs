@@ -12,10 +12,9 @@ use tokio_postgres::{
 };
 
 use super::{
-    Connection,
     plan::{Place, Plan, SOCKET_DIRS, Server, SessionAttrs},
     protection::Mode,
-    stream::Tls,
+    stream::{Connection, Tls},
 };
 use crate::Error;
 

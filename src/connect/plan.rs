@@ -7,6 +7,7 @@ use tokio_postgres::config::ChannelBinding;
 use super::{
     files,
     protection::{self, Check, Mode, TlsPlan},
+    refusal::wrong,
     settings::{Settings, Surroundings},
 };
 use crate::Error;
@@ -83,10 +84,6 @@ pub(super) struct Password {
 
 /// Where a socket is by default: libpq has one of these compiled in.
 pub(super) const SOCKET_DIRS: [&str; 3] = ["/var/run/postgresql", "/run/postgresql", "/tmp"];
-
-pub(super) fn wrong(part: &str, what: impl std::fmt::Display) -> Error {
-    Error::Config(format!("{part}: {what}"))
-}
 
 impl Plan {
     pub(super) fn read(text: &str, around: &Surroundings) -> Result<Plan, Error> {

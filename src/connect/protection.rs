@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use super::{
     dialect::NO_VERIFY,
-    plan::wrong,
+    refusal::wrong,
     settings::{Settings, Surroundings},
 };
 use crate::Error;

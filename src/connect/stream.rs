@@ -31,6 +31,9 @@ pub struct Handshake {
 #[derive(Debug)]
 pub struct TlsStream(client::TlsStream<Socket>);
 
+/// A connection that its owner polls.
+pub type Connection = tokio_postgres::Connection<Socket, TlsStream>;
+
 impl MakeTlsConnect<Socket> for Tls {
     type Stream = TlsStream;
     type TlsConnect = Handshake;

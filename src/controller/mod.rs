@@ -32,6 +32,7 @@ mod need;
 mod observe;
 mod rates;
 mod reconcile;
+mod reconcile_error;
 mod release;
 mod scale_in;
 mod scaler_error;

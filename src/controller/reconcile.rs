@@ -17,16 +17,14 @@ use super::{
     memory::{self, Memory},
     need::need,
     observe::{Demanded, Observer, Workers},
+    reconcile_error::ReconcileError,
     scale_in,
     scaler_error::ScalerError,
     share::{Sharer, Shares, shares},
     store::Store,
-    target::{Notice, Scaled, Snapshot, Target, TargetError},
+    target::{Notice, Scaled, Snapshot, Target},
 };
-use crate::{
-    Error,
-    metrics::{Facts, Replicas},
-};
+use crate::metrics::{Facts, Replicas};
 
 /// A worker that works opens so many: its pool serves the loop, the heartbeat, maintenance and the progress of jobs,
 /// and one more connection is for LISTEN.
@@ -51,15 +49,6 @@ pub(super) struct Reconciler<T> {
     invalid: HashMap<String, (InvalidLimits, Instant)>,
     /// A leader of another namespace was reported at this time.
     rival: Option<Instant>,
-}
-
-/// A reconciliation could not be finished.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum ReconcileError {
-    #[error(transparent)]
-    Database(#[from] Error),
-    #[error(transparent)]
-    Target(#[from] TargetError),
 }
 
 impl<T: Target> Reconciler<T> {
@@ -172,7 +161,8 @@ impl<T: Target> Reconciler<T> {
         Ok(())
     }
 
-    /// Reports that a controller of another namespace leads, while it does: this one looks healthy and would scale nothing,
+    /// Reports that a controller of another namespace leads, while it does: this one looks healthy and would scale
+    /// nothing,
     /// for ever. It is not ready, says so in its log, and at the Deployments that it cannot scale.
     pub(super) async fn report_rival(&mut self, leader: Option<&str>) {
         self.facts.set_problem(leader.map(|leader| Notice::Rival(leader).to_string()));

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::{
     observe::Workers,
-    reconcile::ReconcileError,
+    reconcile_error::ReconcileError,
     store::Store,
     target::{Replica, Scaled, Target},
 };

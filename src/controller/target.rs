@@ -30,7 +30,8 @@ pub struct Scaled {
 pub struct Replica {
     /// The identity of its workers begins with this text, up to the first `/`.
     pub key: String,
-    /// The ReplicaSet of a Pod; empty for a replica that has no Pod yet. While there are several, the number of replicas
+    /// The ReplicaSet of a Pod; empty for a replica that has no Pod yet. While there are several, the number of
+    /// replicas
     /// that each loses is not for this program to say.
     pub group: String,
     /// The controller ordered it at this time.

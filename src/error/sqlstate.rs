@@ -1,7 +1,18 @@
 //! Who can mend an error, by its SQLSTATE. Pure, and the one place that knows: `tests/cases/sqlstates.json` holds the
 //! table against every code that PostgreSQL defines.
 
-use super::MendedBy;
+/// Who can mend an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MendedBy {
+    /// Nobody has to: the same call may succeed later, for the database was away or busy.
+    Time,
+    /// Whoever runs the database or wrote the connection string: a password, a right, a schema.
+    Operator,
+    /// The caller, by another value.
+    Caller,
+    /// Rowlock's authors: it is a bug.
+    Rowlock,
+}
 
 use MendedBy::{Caller, Operator, Rowlock, Time};
 

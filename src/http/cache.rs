@@ -11,7 +11,8 @@ use crate::{Error, JobQueue, hints::Hints, metrics::Reading, statement};
 
 /// A reading is reused for this time.
 const REUSED_FOR: Duration = Duration::from_secs(1);
-/// Without an answer in this time the database counts as down, and the server cancels the query. Prometheus gives a scrape ten seconds.
+/// Without an answer in this time the database counts as down, and the server cancels the query. Prometheus gives a
+/// scrape ten seconds.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// The last reading of the database.

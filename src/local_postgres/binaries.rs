@@ -3,12 +3,10 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Output},
 };
 
 use anyhow::bail;
-
-use super::said;
 
 const OLDEST: u32 = 15;
 
@@ -53,6 +51,12 @@ fn version(postgres: &Path) -> Option<u32> {
 fn parse_version(text: &str) -> Option<u32> {
     let number = text.split_whitespace().nth(2)?;
     number.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()
+}
+
+/// The output of a program that succeeded, or its complaint.
+pub(super) fn said(output: &Output) -> String {
+    let text = if output.status.success() { &output.stdout } else { &output.stderr };
+    String::from_utf8_lossy(text).into_owned()
 }
 
 #[cfg(test)]

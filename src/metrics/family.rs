@@ -2,7 +2,13 @@
 
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric as Line, MetricFamily, MetricType};
 
-use super::Metric;
+/// A metric's name, its kind and its help.
+pub struct Metric {
+    /// As Prometheus knows it; a histogram has `_bucket`, `_sum` and `_count` behind it.
+    pub name: &'static str,
+    pub(super) kind: MetricType,
+    pub(super) help: &'static str,
+}
 
 pub(super) const fn gauge(name: &'static str, help: &'static str) -> Metric {
     Metric { name, kind: MetricType::GAUGE, help }

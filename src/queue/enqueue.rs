@@ -20,7 +20,8 @@ impl JobQueue {
     ///
     /// ```no_run
     /// # async fn f(queue: rowlock::JobQueue) -> Result<(), rowlock::Error> {
-    /// let job = queue.enqueue("report", serde_json::json!({"month": 11})).queue("slow").unique_key("report-11").await?;
+    /// let job = queue.enqueue("report", serde_json::json!({"month":
+    /// 11})).queue("slow").unique_key("report-11").await?;
     /// println!("{} {}", job.id, if job.inserted { "is new" } else { "was there" });
     /// # Ok(()) }
     /// ```

@@ -57,7 +57,8 @@ impl JobQueue {
     /// Completes a job with a result.
     ///
     /// # Errors
-    /// As [`JobQueue::complete`]; [`Error::Refused`] for a result that Postgres cannot store: then the attempt has failed.
+    /// As [`JobQueue::complete`]; [`Error::Refused`] for a result that Postgres cannot store: then the attempt has
+    /// failed.
     ///
     /// ```no_run
     /// # async fn f(queue: rowlock::JobQueue) -> Result<(), rowlock::Error> {

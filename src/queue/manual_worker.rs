@@ -224,7 +224,8 @@ impl ManualWorker {
 
     /// Answers, and remembers the answer if nobody heard it.
     fn answer(&mut self, id: Uuid, waiting: Vec<oneshot::Sender<Result<Answer, Error>>>, answer: Answer) {
-        let heard = waiting.into_iter().map(|waiting| waiting.send(Ok(answer)).is_ok()).fold(false, |a, b| a | b);
+        // Each of them is answered; one that hears is enough.
+        let heard = waiting.into_iter().filter_map(|waiting| waiting.send(Ok(answer)).ok()).count() > 0;
         if !heard && !matches!(answer, Answer::NotHeld) {
             self.unheard.truncate(UNHEARD_ANSWERS - 1);
             self.unheard.push_front((id, answer));
@@ -237,7 +238,8 @@ impl ManualWorker {
         }
     }
 
-    /// The database refuses the ends for good (a right is missing, say). The jobs stay with their callers, who are told.
+    /// The database refuses the ends for good (a right is missing, say). The jobs stay with their callers, who are
+    /// told.
     fn take_back_ends(&mut self, error: &Error) {
         for job in self.report.take_jobs() {
             for waiting in self.ending.remove(&job.id).into_iter().flatten() {

@@ -98,7 +98,8 @@ impl Pods {
         ordered
     }
 
-    /// Chooses as a ReplicaSet does: first those that start, then the newest. Where replicas drain, the idlest go first.
+    /// Chooses as a ReplicaSet does: first those that start, then the newest. Where replicas drain, the idlest go
+    /// first.
     fn remove_one(&mut self, drains: bool) {
         let starting = self.pods.iter().rev().find(|(_, p)| p.state == State::Starting).map(|(id, _)| *id);
         let ready = self.pods.iter().rev().filter(|(_, p)| p.state == State::Ready);

@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Subcommand, ValueEnum};
 
-use super::{pause, shown};
+use super::times::{pause, shown};
 use crate::controller::{self, limits::DEFAULT_TARGET_WAIT};
 
 #[derive(clap::Args)]

@@ -1,7 +1,7 @@
 //! What follows from the facts: a table of checks, each a pure function. No advice is given that does not help.
 
 use super::{
-    Check, State,
+    check::{Check, State},
     facts::{Facts, Pooler, Schema},
 };
 

@@ -70,8 +70,8 @@ const SECOND_CONNECTION: Duration = Duration::from_secs(3);
 
 impl Facts {
     pub(super) async fn ask(queue: &JobQueue) -> Result<Facts, Error> {
-        let row = &super::super::rows(queue, SERVER, &[]).await?[0];
-        let roles = &super::super::rows(queue, ROLES, &[]).await?[0];
+        let row = &super::super::query::rows(queue, SERVER, &[]).await?[0];
+        let roles = &super::super::query::rows(queue, ROLES, &[]).await?[0];
         Ok(Facts {
             user: row.get(0),
             database: row.get(1),
@@ -147,7 +147,8 @@ SELECT g.role, g.object, coalesce(p.oid, c.oid) IS NOT NULL,
 
 async fn granted(queue: &JobQueue) -> Result<Vec<Grant>, Error> {
     let (roles, objects): (Vec<String>, Vec<String>) = table_of_grants().into_iter().unzip();
-    let rows = super::super::rows(queue, GRANTS, &[(&roles, Type::TEXT_ARRAY), (&objects, Type::TEXT_ARRAY)]).await?;
+    let rows =
+        super::super::query::rows(queue, GRANTS, &[(&roles, Type::TEXT_ARRAY), (&objects, Type::TEXT_ARRAY)]).await?;
     let grant = |row: &Row| Grant { role: row.get(0), object: row.get(1), exists: row.get(2), granted: row.get(3) };
     Ok(rows.iter().map(grant).collect())
 }
