@@ -9,7 +9,6 @@ mod offered;
 mod options;
 mod ratio;
 
-
 use serde_json::{Value, json};
 
 pub use self::options::BenchOptions;

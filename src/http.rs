@@ -1,7 +1,8 @@
 //! `/livez`, `/readyz` and `/metrics` on one port. Its rooms: `cache`, the readings of the database and their rarity;
 //! `ready`, the checklist.
 //!
-//! A worker, a controller and `dev` all call [`serve`] with a [`State`] of their own, and leave facts there: [`Facts::tick`] after each round, a controller also [`Facts::set_leader`] and
+//! A worker, a controller and `dev` all call [`serve`] with a [`State`] of their own, and leave facts there:
+//! [`Facts::tick`] after each round, a controller also [`Facts::set_leader`] and
 //! [`Facts::set_replicas`]. Nothing here may hang or cost more when it is asked more: connections are few and
 //! short, and a storm of scrapes is answered from one read of the database.
 

@@ -34,7 +34,8 @@ pub struct Text {
 
 macro_rules! migrations {
     ($($version:literal $file:literal),* $(,)?) => {
-        &[$(Migration { version: $version, name: $file, sql: include_str!(concat!("../migrations/", $file, ".sql")) }),*]
+        &[$(Migration { version: $version, name: $file, sql:
+            include_str!(concat!("../migrations/", $file, ".sql")) }),*]
     };
 }
 
@@ -190,7 +191,8 @@ async fn is_installed(tx: &Transaction<'_>) -> Result<bool, Error> {
     }
     if encoding != "UTF8" {
         return Err(Error::Schema(format!(
-            "database: expected the encoding UTF8, got {encoding}; make a database with ENCODING 'UTF8' TEMPLATE template0"
+            "database: expected the encoding UTF8, got {encoding}; make a database with ENCODING 'UTF8' TEMPLATE \
+             template0"
         )));
     }
     if schema && !ours {

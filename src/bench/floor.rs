@@ -19,7 +19,8 @@ const SCHEMA: &str = "
   DROP SCHEMA IF EXISTS rowlock_bench_floor CASCADE;
   CREATE SCHEMA rowlock_bench_floor;
   SET search_path = rowlock_bench_floor;
-  CREATE TABLE ready (id int8 GENERATED ALWAYS AS IDENTITY, queue int4 NOT NULL DEFAULT 1, prio int2 NOT NULL, attempt int2 NOT NULL DEFAULT 0,
+  CREATE TABLE ready (id int8 GENERATED ALWAYS AS IDENTITY, queue int4 NOT NULL DEFAULT 1, prio int2 NOT NULL,
+    attempt int2 NOT NULL DEFAULT 0,
     max_attempts int2 NOT NULL DEFAULT 25, kind text NOT NULL DEFAULT 'noop', run_at timestamptz NOT NULL DEFAULT now(),
     created_at timestamptz NOT NULL DEFAULT now(), payload jsonb NOT NULL, PRIMARY KEY (queue, prio, id))
     WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
@@ -33,8 +34,10 @@ const ENQUEUE: &str = "INSERT INTO ready (prio, payload) SELECT 0, * FROM unnest
 const WORK: &str = "
   WITH z AS (DELETE FROM lease WHERE id = ANY ($3::int8[])),
   d AS (DELETE FROM ready WHERE ctid = ANY (ARRAY(
-    SELECT ctid FROM ready WHERE queue = 1 AND prio = 0 AND id > $2::int8 ORDER BY id LIMIT $1::int4 FOR UPDATE SKIP LOCKED)) RETURNING *),
-  b AS (INSERT INTO lease (worker, n, jobs) SELECT 1, count(*), array_agg(d::ready) FROM d HAVING count(*) > 0 RETURNING id)
+    SELECT ctid FROM ready WHERE queue = 1 AND prio = 0 AND id > $2::int8 ORDER BY id LIMIT $1::int4 FOR UPDATE
+      SKIP LOCKED)) RETURNING *),
+  b AS (INSERT INTO lease (worker, n, jobs) SELECT 1, count(*), array_agg(d::ready) FROM d HAVING count(*) > 0
+    RETURNING id)
   SELECT d.id, d.payload::text, b.id FROM d, b";
 
 #[derive(Clone, Copy, PartialEq)]

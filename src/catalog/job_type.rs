@@ -222,7 +222,8 @@ mod tests {
 
     #[test]
     fn a_type_becomes_its_row() {
-        let text = "types:\n  - name: a\n    command: [\"true\"]\n    timeout: 1m\n    keep: {completed: 2h}\n    backoff: {base: 2s}\n    env: {A: b}\n";
+        let text = "types:\n  - name: a\n    command: [\"true\"]\n    timeout: 1m\n    keep: {completed: 2h}\n    \
+         backoff: {base: 2s}\n    env: {A: b}\n";
         let row = parse(text).unwrap().types[0].row();
         assert_eq!(row["timeout"], "60 seconds");
         assert_eq!(row["keep_completed"], "7200 seconds");

@@ -128,12 +128,14 @@ mod tests {
             ("types:\n  - name: a\n    launch: pod\n    command: [x]\n", "line 2", "image: launch: pod needs one"),
             ("types:\n  - name: a\n    launch: thread\n", "line 3", "launch: expected process, resident or pod"),
             (
-                "types:\n  - name: a\n    launch: pod\n    image: i\n    command: [x]\n    resources: {limit: {memory: 1Gi}}\n",
+                "types:\n  - name: a\n    launch: pod\n    image: i\n    command: [x]\n    resources: {limit: \
+                 {memory: 1Gi}}\n",
                 "line 2",
                 "resources.limit: Kubernetes knows no such key",
             ),
             (
-                "types:\n  - name: a\n    launch: pod\n    image: i\n    command: [x]\n    pod_template: {spec: {containers: [{name: job, imige: x}]}}\n",
+                "types:\n  - name: a\n    launch: pod\n    image: i\n    command: [x]\n    pod_template: {spec: \
+                 {containers: [{name: job, imige: x}]}}\n",
                 "line 2",
                 "pod_template.spec.containers[0].imige",
             ),

@@ -179,7 +179,8 @@ pub(super) struct Bench {
     /// Jobs waiting throughout, in the measurement with a backlog; 0 leaves it out.
     #[arg(long, env = "ROWLOCK_BENCH_BACKLOG", default_value_t = 1_000_000)]
     pub backlog: u64,
-    #[arg(long, env = "ROWLOCK_BENCH_BATCH", default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    #[arg(long, env = "ROWLOCK_BENCH_BATCH", default_value_t = 100,
+        value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub batch: u16,
     #[arg(long, env = "ROWLOCK_BENCH_CLIENTS", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..))]
     pub clients: u16,
@@ -190,7 +191,8 @@ pub(super) struct Bench {
     #[arg(long, env = "ROWLOCK_BENCH_OLD_TRANSACTION", default_value = "60s", value_parser = humantime::parse_duration)]
     pub old_transaction: Duration,
     /// Jobs a second offered beside that transaction.
-    #[arg(long, env = "ROWLOCK_BENCH_RATE", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, env = "ROWLOCK_BENCH_RATE", default_value_t = 10_000,
+        value_parser = clap::value_parser!(u64).range(1..))]
     pub rate: u64,
     /// Measure launches instead: commands beside a bare loop, handlers beside Rust, --clients at once.
     #[arg(long, env = "ROWLOCK_BENCH_LAUNCH")]
@@ -213,18 +215,23 @@ pub(super) struct Simulate {
     #[arg(long, env = "ROWLOCK_SIMULATE_SEED", default_value_t = Options::default().seed)]
     pub seed: u64,
     /// The objective: how long a ready job may wait.
-    #[arg(long, env = "ROWLOCK_SIMULATE_TARGET_WAIT", value_parser = pause, default_value = shown(Options::default().target_wait))]
+    #[arg(long, env = "ROWLOCK_SIMULATE_TARGET_WAIT", value_parser = pause,
+        default_value = shown(Options::default().target_wait))]
     pub target_wait: Duration,
-    #[arg(long, env = "ROWLOCK_SIMULATE_MAX_REPLICAS", default_value_t = Options::default().max_replicas, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    #[arg(long, env = "ROWLOCK_SIMULATE_MAX_REPLICAS", default_value_t = Options::default().max_replicas,
+        value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub max_replicas: u32,
     /// Jobs a replica runs at once.
-    #[arg(long, env = "ROWLOCK_SIMULATE_SLOTS", default_value_t = Options::default().slots, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    #[arg(long, env = "ROWLOCK_SIMULATE_SLOTS", default_value_t = Options::default().slots,
+        value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub slots: u32,
     /// How long the highest need holds.
-    #[arg(long, env = "ROWLOCK_SIMULATE_SCALE_DOWN_DELAY", value_parser = humantime::parse_duration, default_value = shown(Options::default().scale_down_delay))]
+    #[arg(long, env = "ROWLOCK_SIMULATE_SCALE_DOWN_DELAY", value_parser = humantime::parse_duration,
+        default_value = shown(Options::default().scale_down_delay))]
     pub scale_down_delay: Duration,
     /// From the order of a replica to its first claim.
-    #[arg(long, env = "ROWLOCK_SIMULATE_POD_START", value_parser = humantime::parse_duration, default_value = shown(Options::default().pod_start))]
+    #[arg(long, env = "ROWLOCK_SIMULATE_POD_START", value_parser = humantime::parse_duration,
+        default_value = shown(Options::default().pod_start))]
     pub pod_start: Duration,
     /// Draw it into this file, too.
     #[arg(long, env = "ROWLOCK_SIMULATE_SVG")]

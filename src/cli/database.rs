@@ -8,7 +8,8 @@ use crate::{Error, Target};
 const LIBPQ: [&str; 4] = ["PGSERVICE", "PGHOST", "PGHOSTADDR", "PGDATABASE"];
 
 /// What to say then.
-pub(super) const NONE: &str = "no database: give --database-url, or set DATABASE_URL or ROWLOCK_DATABASE_URL; a file that \
+pub(super) const NONE: &str = "no database: give --database-url, or set DATABASE_URL or ROWLOCK_DATABASE_URL; a \
+ file that \
                                holds it goes into DATABASE_URL_FILE, and libpq's PGHOST or PGSERVICE are enough, too";
 
 /// None if nothing names a database. A flag goes before variables, and Rowlock's own variables before those that other

@@ -61,7 +61,8 @@ pub(super) async fn run(queue: JobQueue, stop: CancellationToken) -> anyhow::Res
     let wrong = wrong(&queue, &ids).await?;
     ensure!(wrong == 0, "{wrong} of {} jobs are lost, or have not the result they should have", ids.len());
     output::message(&format!(
-        "{} jobs completed, each with the right result, none lost; 0 to {peak} to 0 workers. Why so many: rowlock explain dev",
+        "{} jobs completed, each with the right result, none lost; 0 to {peak} to 0 workers. Why so many: rowlock \
+         explain dev",
         ids.len()
     ));
     Ok(())
@@ -112,6 +113,7 @@ fn line(elapsed: Duration, waiting: i64, running: i64, workers: i64) -> String {
 async fn wrong(queue: &JobQueue, ids: &[Uuid]) -> anyhow::Result<i64> {
     let sql = "SELECT count(*) FROM unnest($1::uuid[]) i(id) LEFT JOIN LATERAL rowlock.get_job(i.id) j ON true
                 WHERE (j.status, j.result ->> 'sha256', j.attempts) IS DISTINCT FROM
-                      ('completed', encode(sha256(convert_to(j.payload::text, 'UTF8')), 'hex'), (j.type = 'demo_unsteady')::int::int2)";
+                      ('completed', encode(sha256(convert_to(j.payload::text, 'UTF8')), 'hex'), (j.type = \
+                       'demo_unsteady')::int::int2)";
     Ok(super::query::rows(queue, sql, &[(&ids, Type::UUID_ARRAY)]).await?[0].try_get(0).map_err(Error::from)?)
 }

@@ -241,8 +241,10 @@ mod tests {
             "addressType": "IPv4",
             "ports": [{"name": "metrics", "port": 9187}, {"name": "postgres", "port": 5433}],
             "endpoints": [
-                {"addresses": ["10.0.0.1"], "conditions": {"ready": false}, "targetRef": {"kind": "Pod", "name": "db-0"}},
-                {"addresses": ["10.0.0.2"], "conditions": {"ready": true}, "targetRef": {"kind": "Pod", "name": "db-1"}},
+                {"addresses": ["10.0.0.1"], "conditions": {"ready": false}, "targetRef": {"kind": "Pod",
+                 "name": "db-0"}},
+                {"addresses": ["10.0.0.2"], "conditions": {"ready": true}, "targetRef": {"kind": "Pod",
+                 "name": "db-1"}},
             ],
         }))
         .unwrap();

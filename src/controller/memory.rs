@@ -110,7 +110,8 @@ impl Memory {
     pub(super) fn is_news(&self, decision: &Decision) -> bool {
         self.stored.as_ref().is_none_or(|s| {
             let need = |d: &Decision| d.need_slots.unwrap_or_default();
-            (s.current, s.wanted, s.reason, s.clamp) != (decision.current, decision.wanted, decision.reason, decision.clamp)
+            (s.current, s.wanted, s.reason, s.clamp)
+                != (decision.current, decision.wanted, decision.reason, decision.clamp)
                 // A new leader has to know of a peak.
                 || need(decision) > need(s) * 1.1
                 || decision.at - s.at >= STORE_UNCHANGED_EVERY

@@ -197,7 +197,8 @@ impl Store {
     pub(super) async fn due_schedules(&self, within: Duration) -> Result<Vec<DueSchedule>, Error> {
         let rows = self
             .rows(
-                "SELECT name, cron, every_seconds, timezone, catch_up, next_at, updated_at, now FROM rowlock.due_schedules_v1($1)",
+                "SELECT name, cron, every_seconds, timezone, catch_up, next_at, updated_at, now FROM \
+                 rowlock.due_schedules_v1($1)",
                 &[(&within.as_secs_f64(), Type::FLOAT8)],
             )
             .await?;

@@ -71,7 +71,8 @@ impl fmt::Display for Notice<'_> {
             Notice::Invalid(error) => error.fmt(f),
             Notice::Rival(leader) => write!(
                 f,
-                "the controller {leader} leads on this database, so nothing is scaled here. Give each release a database \
+                "the controller {leader} leads on this database, so nothing is scaled here. Give each release a \
+                 database \
                  of its own, or remove one of the two"
             ),
         }

@@ -102,7 +102,8 @@ mod tests {
         assert_eq!(
             text(&checks),
             format!(
-                "[+] database: answers\n[+] schema: version {version}\n[+] role: follower\n[+] last tick: 0.4 s ago\nready\n"
+                "[+] database: answers\n[+] schema: version {version}\n[+] role: follower\n[+] last tick: 0.4 s \
+                 ago\nready\n"
             )
         );
     }

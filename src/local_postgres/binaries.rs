@@ -38,8 +38,10 @@ pub(super) fn find() -> anyhow::Result<PathBuf> {
     }
     let seen = if too_old.is_empty() { String::new() } else { format!(" ({})", too_old.join(", ")) };
     bail!(
-        "no Postgres server {OLDEST} or later found on PATH, by pg_config or in /usr/lib/postgresql{seen}. Install one: \
-         `apt-get install postgresql` on Debian and Ubuntu, `dnf install postgresql-server` on Fedora, `brew install postgresql` on macOS"
+        "no Postgres server {OLDEST} or later found on PATH, by pg_config or in /usr/lib/postgresql{seen}. \
+         Install one: \
+         `apt-get install postgresql` on Debian and Ubuntu, `dnf install postgresql-server` on Fedora, `brew \
+          install postgresql` on macOS"
     )
 }
 

@@ -111,7 +111,8 @@ impl JobQueue {
         let payloads = jobs.iter().map(|j| j.payload().map(Json)).collect::<Result<Vec<_>, _>>()?;
         let rows = client
             .query_typed(
-                "SELECT array_agg(id), array_agg(inserted) FROM rowlock.enqueue_batch_v1($1, $2, $3, $4, $5, $6, $7, $8)",
+                "SELECT array_agg(id), array_agg(inserted) FROM rowlock.enqueue_batch_v1($1, $2, $3, $4, $5, $6, \
+                 $7, $8)",
                 &[
                     (&jobs.iter().map(|j| &*j.job_type).collect::<Vec<_>>(), Type::TEXT_ARRAY),
                     (&payloads, Type::JSONB_ARRAY),

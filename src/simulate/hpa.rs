@@ -158,7 +158,7 @@ mod tests {
 
     /// KEP-853, stories 1 and 3:
     /// <https://github.com/kubernetes/enhancements/blob/master/keps/sig-autoscaling/853-configurable-hpa-scale-velocity/README.md
-    ///     /// <https://github.com/kubernetes/enhancements/blob/master/keps/sig-autoscaling/853-configurable-hpa-scale-velocity/README.md>
+    /// <https://github.com/kubernetes/enhancements/blob/master/keps/sig-autoscaling/853-configurable-hpa-scale-velocity/README.md>
     #[test]
     fn growth_follows_its_policy() {
         let up = |policy| Behavior { stabilization: 0.0, policies: vec![policy] };

@@ -145,7 +145,7 @@ mod tests {
     /// <https://knative.dev/docs/serving/autoscaling/concurrency/#target-utilization>: with 10 at once and 70 %,
     /// a replica is added when the average reaches 7. And, in
     /// <https://www.alibabacloud.com/help/en/ack/ack-managed-and-ack-dedicated/user-guide/enable-automatic-scaling-for-pods-based-on-the-number-of-requests/>
-    ///     /// <https://www.alibabacloud.com/help/en/ack/ack-managed-and-ack-dedicated/user-guide/enable-automatic-scaling-for-pods-based-on-the-number-of-requests/>:
+    /// <https://www.alibabacloud.com/help/en/ack/ack-managed-and-ack-dedicated/user-guide/enable-automatic-scaling-for-pods-based-on-the-number-of-requests/>:
     /// 100 / (10 × 0.7) are 15 Pods.
     #[test]
     fn the_target_is_seven_tenths_of_the_slots() {

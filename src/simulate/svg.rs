@@ -19,7 +19,8 @@ pub fn svg(reports: &[Report], title: &str, target_wait_seconds: f64) -> String 
     let replicas: Vec<Vec<f64>> =
         reports.iter().map(|r| r.steps.iter().map(|s| f64::from(s.replicas)).collect()).collect();
     let mut text = String::from(
-        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 960 560\" font-family=\"sans-serif\" font-size=\"12\">\n\
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 960 560\" font-family=\"sans-serif\" \
+         font-size=\"12\">\n\
          <rect width=\"960\" height=\"560\" fill=\"#fff\"/>\n",
     );
     // Writing to a string cannot fail.
@@ -41,7 +42,8 @@ fn panel(text: &mut String, top: f64, label: &str, lines: &[Vec<f64>], seconds: 
     let y = |value: f64| bottom - (value / highest).min(1.0) * HEIGHT;
     let _ = writeln!(
         text,
-        "<path d=\"M{LEFT} {top}V{bottom}H{}\" fill=\"none\" stroke=\"#888\"/>\n<text x=\"{LEFT}\" y=\"{}\">{label}</text>",
+        "<path d=\"M{LEFT} {top}V{bottom}H{}\" fill=\"none\" stroke=\"#888\"/>\n<text x=\"{LEFT}\" \
+         y=\"{}\">{label}</text>",
         LEFT + WIDTH,
         top - 4.0
     );

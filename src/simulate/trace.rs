@@ -87,7 +87,8 @@ mod tests {
 
     #[test]
     fn both_forms_are_read_and_put_in_order() {
-        let text = "# made by hand\nat, type, service\n2,b,0.5\n\n{\"at\": 1, \"type\": \"a\", \"service\": 3, \"expected\": 2}\n";
+        let text = "# made by hand\nat, type, service\n2,b,0.5\n\n{\"at\": 1, \"type\": \"a\", \"service\": 3, \
+         \"expected\": 2}\n";
         let load = Load::trace("t", text).unwrap();
         assert_eq!(
             load.arrivals,

@@ -61,7 +61,8 @@ pub(in crate::cli) enum JobsCommand {
     Logs {
         id: Uuid,
         /// How many lines from the end.
-        #[arg(long, env = "ROWLOCK_LOGS_TAIL", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+        #[arg(long, env = "ROWLOCK_LOGS_TAIL", default_value_t = 100,
+            value_parser = clap::value_parser!(u32).range(1..=100_000))]
         tail: u32,
     },
     /// Make jobs pending again: those named, or the failed ones that the filter finds.

@@ -13,7 +13,8 @@ pub(in crate::cli) struct Worker {
     #[arg(long = "queue", env = "ROWLOCK_QUEUES", value_delimiter = ',', default_value = "default")]
     pub queues: Vec<String>,
     /// Jobs at once.
-    #[arg(long, env = "ROWLOCK_CONCURRENCY", default_value_t = 10, value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    #[arg(long, env = "ROWLOCK_CONCURRENCY", default_value_t = 10,
+        value_parser = clap::value_parser!(u16).range(1..=10_000))]
     pub concurrency: u16,
     /// The kinds of launch accepted: process, resident, and pod, which needs a cluster and --pod-image.
     #[arg(long, env = "ROWLOCK_LAUNCH", value_delimiter = ',', default_value = "process,resident")]
@@ -77,7 +78,8 @@ pub(in crate::cli) struct Dev {
     #[arg(long, env = "ROWLOCK_WORKERS", value_parser = clap::value_parser!(u32).range(0..=1_000))]
     pub workers: Option<u32>,
     /// Never more workers.
-    #[arg(long, env = "ROWLOCK_MAX_WORKERS", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=1_000))]
+    #[arg(long, env = "ROWLOCK_MAX_WORKERS", default_value_t = 8,
+        value_parser = clap::value_parser!(u32).range(1..=1_000))]
     pub max_workers: u32,
     /// The objective: how long a ready job may wait.
     #[arg(long, env = "ROWLOCK_TARGET_WAIT", value_parser = pause, default_value = shown(DEFAULT_TARGET_WAIT))]
@@ -89,7 +91,8 @@ pub(in crate::cli) struct Dev {
     #[arg(long, env = "ROWLOCK_DEMO", conflicts_with_all = ["persist", "workers"])]
     pub demo: bool,
     /// Jobs at once in each.
-    #[arg(long, env = "ROWLOCK_CONCURRENCY", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=10_000))]
+    #[arg(long, env = "ROWLOCK_CONCURRENCY", default_value_t = 4,
+        value_parser = clap::value_parser!(u16).range(1..=10_000))]
     pub concurrency: u16,
     #[command(flatten)]
     pub serve: Serve,
@@ -126,14 +129,16 @@ pub(in crate::cli) struct Explain {
     /// The Deployment; in `rowlock dev` it is called dev.
     pub deployment: String,
     /// How many decisions, the latest last.
-    #[arg(long, env = "ROWLOCK_EXPLAIN_LAST", default_value_t = 1, value_parser = clap::value_parser!(i64).range(1..=1000))]
+    #[arg(long, env = "ROWLOCK_EXPLAIN_LAST", default_value_t = 1,
+        value_parser = clap::value_parser!(i64).range(1..=1000))]
     pub last: i64,
 }
 
 #[derive(clap::Args)]
 pub(in crate::cli) struct Controller {
     /// How long the leadership lasts without a sign of life.
-    #[arg(long, env = "ROWLOCK_LEADER_LEASE", value_parser = pause, default_value = shown(controller::Options::default().lease))]
+    #[arg(long, env = "ROWLOCK_LEADER_LEASE", value_parser = pause,
+        default_value = shown(controller::Options::default().lease))]
     pub lease: Duration,
     /// Between two looks at the demand.
     #[arg(long, env = "ROWLOCK_TICK", value_parser = pause, default_value = shown(controller::Options::default().tick))]

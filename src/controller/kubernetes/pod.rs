@@ -165,7 +165,8 @@ mod tests {
         let owned = |set: &str, hash: &str| -> Pod {
             serde_json::from_value(json!({"metadata": {
                 "labels": {"pod-template-hash": hash},
-                "ownerReferences": [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": set, "uid": "x", "controller": true}],
+                "ownerReferences": [{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": set, "uid": "x",
+                 "controller": true}],
             }}))
             .unwrap()
         };
