@@ -76,7 +76,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, rowlock, pg_temp AS $$
   -- A function that runs as its owner asks for its caller: the role that was set, or the one that logged in.
   SELECT ARRAY(SELECT c FROM unnest('{payload, result, headers, progress}'::text[]) c
                 WHERE NOT has_column_privilege(r.caller, 'rowlock.jobs', c, 'SELECT'))
-    FROM (SELECT CASE current_setting('role') WHEN 'none' THEN session_user ELSE current_setting('role')::name END) r(caller)
+    FROM (SELECT CASE current_setting('role') WHEN 'none' THEN session_user
+                 ELSE current_setting('role')::name END) r(caller)
 $$;
 COMMENT ON FUNCTION rowlock.hidden_columns IS
 'The columns of view jobs that the caller may not read, of those that carry what a job carries. Internal.';

@@ -1,5 +1,5 @@
--- Pages of jobs. A page goes on after a job: that job's place in the order is looked up, so that each page costs about a
--- page, however deep it lies.
+-- Pages of jobs. A page goes on after a job: that job's place in the order is looked up, so that each page costs about
+-- a page, however deep it lies.
 
 CREATE OR REPLACE FUNCTION rowlock.list_place(after uuid, status text, OUT section int, OUT rank int2, OUT pos int8,
   OUT at timestamptz)
@@ -68,13 +68,15 @@ CREATE OR REPLACE FUNCTION rowlock.list_scheduled(queue_ids int4[], type text, m
 RETURNS SETOF rowlock.jobs
 LANGUAGE sql STABLE SET search_path = pg_catalog, rowlock, pg_temp AS $$
   SELECT j.* FROM scheduled s JOIN queue q ON q.id = s.queue CROSS JOIN LATERAL scheduled_job(s, q.name) j
-   WHERE (queue_ids = '{}' OR s.queue = ANY (queue_ids)) AND (list_scheduled.type IS NULL OR s.type = list_scheduled.type)
+   WHERE (queue_ids = '{}' OR s.queue = ANY (queue_ids))
+     AND (list_scheduled.type IS NULL OR s.type = list_scheduled.type)
      AND (s.execute_at, s.pos) > (coalesce(at, '-infinity'), coalesce(after_pos, -1))
    ORDER BY s.execute_at, s.pos LIMIT max
 $$;
 COMMENT ON FUNCTION rowlock.list_scheduled IS 'Jobs for later by their time. Internal.';
 
-CREATE OR REPLACE FUNCTION rowlock.list_ended(status text, queue_ids int4[], type text, max int, at timestamptz, after uuid)
+CREATE OR REPLACE FUNCTION rowlock.list_ended(status text, queue_ids int4[], type text, max int, at timestamptz,
+  after uuid)
 RETURNS SETOF rowlock.jobs
 LANGUAGE sql STABLE SET search_path = pg_catalog, rowlock, pg_temp AS $$
   SELECT j.* FROM unnest('{completed, failed, cancelled}'::text[]) s(status)
@@ -136,9 +138,9 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION rowlock.list_jobs IS
 'A page of jobs: running by start, pending in the order of claim (then those for later, by time), ended newest first.
-after is the last job of the page before. Reads about a page per priority in use. Columns that the caller may not read in
-view jobs are null. SQLSTATEs: RL011 and RL012 (after: no such job, or one that has left the list), RL012 (status), RL021.
-Locks: none.';
+after is the last job of the page before. Reads about a page per priority in use. Columns that the caller may not read
+in view jobs are null. SQLSTATEs: RL011 and RL012 (after: no such job, or one that has left the list), RL012 (status),
+RL021. Locks: none.';
 
 CREATE OR REPLACE FUNCTION rowlock.counts() RETURNS TABLE (status text, jobs int8)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp AS $$

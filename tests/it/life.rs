@@ -192,3 +192,27 @@ async fn a_job_can_complete_inside_its_own_transaction_or_not_at_all() {
     assert_eq!(db.status(id).await.as_deref(), Some("completed"));
     assert_eq!(db.one::<i64>("SELECT count(*) FROM effect", &[]).await, 1);
 }
+
+/// Of one job all ways to look say the same.
+#[tokio::test]
+async fn a_job_looks_the_same_by_its_id_in_a_list_and_in_the_view_wherever_it_is() {
+    let db = database().await;
+    let worker = db.worker(60.0).await;
+    let ended = db.enqueue().await;
+    let job = db.claim_one(worker).await;
+    assert!(db.complete(worker, &[job]).await.is_empty());
+    let running = db.enqueue().await;
+    db.claim_one(worker).await;
+    let later = "SELECT id FROM rowlock.enqueue('t', execute_at => clock_timestamp() + interval '1 hour')";
+    let later: uuid::Uuid = db.one(later, &[]).await;
+    let ready = db.enqueue().await;
+    for id in [ended, running, later, ready] {
+        let same = "SELECT (SELECT to_jsonb(g) FROM rowlock.get_job($1) g) = to_jsonb(j)
+                       AND (SELECT to_jsonb(l) FROM rowlock.list_jobs() l WHERE l.id = $1) = to_jsonb(j)
+                      FROM rowlock.jobs j WHERE j.id = $1";
+        assert!(db.one::<bool>(same, &[&id]).await);
+    }
+    // A job for later was last changed when it came, not when it will be due.
+    let updated = "SELECT updated_at = created_at FROM rowlock.get_job($1)";
+    assert!(db.one::<bool>(updated, &[&later]).await);
+}

@@ -128,27 +128,3 @@ pub fn unique_sleep() -> String {
     let n = Uuid::now_v7().as_u128() % 1_000_000_000;
     format!("9{n:09}")
 }
-
-/// Of one job all ways to look say the same.
-#[tokio::test]
-async fn a_job_looks_the_same_by_its_id_in_a_list_and_in_the_view_wherever_it_is() {
-    let db = crate::support::database().await;
-    let worker = db.worker(60.0).await;
-    let ended = db.enqueue().await;
-    let job = db.claim_one(worker).await;
-    assert!(db.complete(worker, &[job]).await.is_empty());
-    let running = db.enqueue().await;
-    db.claim_one(worker).await;
-    let later = "SELECT id FROM rowlock.enqueue('t', execute_at => clock_timestamp() + interval '1 hour')";
-    let later: uuid::Uuid = db.one(later, &[]).await;
-    let ready = db.enqueue().await;
-    for id in [ended, running, later, ready] {
-        let same = "SELECT (SELECT to_jsonb(g) FROM rowlock.get_job($1) g) = to_jsonb(j)
-                       AND (SELECT to_jsonb(l) FROM rowlock.list_jobs() l WHERE l.id = $1) = to_jsonb(j)
-                      FROM rowlock.jobs j WHERE j.id = $1";
-        assert!(db.one::<bool>(same, &[&id]).await);
-    }
-    // A job for later was last changed when it came, not when it will be due.
-    let updated = "SELECT updated_at = created_at FROM rowlock.get_job($1)";
-    assert!(db.one::<bool>(updated, &[&later]).await);
-}

@@ -169,6 +169,7 @@ impl Model {
                 due.push((at, put, n));
             }
         }
+        due.sort_unstable();
         self.promote(&due);
         let mut rescued = 0;
         for worker in 0..self.workers.len() {
