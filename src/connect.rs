@@ -197,7 +197,7 @@ impl Target {
         self.current.lock().expect("no code panics while it holds this lock").clone()
     }
 
-    /// What to connect with now. A file that cannot be read or understood at this moment may be being written: then
+    /// The plan to connect with now. A file that cannot be read or understood at this moment may be being written: then
     /// what was read last still holds.
     fn refreshed(&self) -> Arc<Ready> {
         let current = self.current();

@@ -45,7 +45,7 @@ pub enum Error {
     /// A payload or result that is not the JSON it should be.
     #[error("{what} is not valid: {source}")]
     Json {
-        /// What was being read or written.
+        /// The thing that was read or written.
         what: &'static str,
         /// Where it stopped.
         source: serde_json::Error,

@@ -24,7 +24,7 @@ pub(crate) struct Hints {
 #[derive(Debug, Default)]
 struct LaneHint {
     after: i64,
-    /// What was claimed too recently to skip.
+    /// Positions that were claimed too recently to skip.
     recent: VecDeque<(Instant, i64)>,
 }
 

@@ -169,7 +169,7 @@ impl Job {
     }
 }
 
-/// What enqueueing answers.
+/// The answer to an enqueue.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Enqueued {
     /// The job's id: the new one's, or that of the job which holds the unique key.

@@ -1,70 +1,29 @@
 //! The schema in the database: the numbered files of `migrations/`, applied once each, and the files of `schema/`,
 //! applied again whenever their text has changed. All are embedded and checksummed.
+//! Its rooms: `files`, the embedded texts; `status`, which of them are applied.
+
+mod files;
+mod status;
 
 use std::{
     fmt::Write as _,
     time::{Duration, Instant},
 };
 
-use serde::Serialize;
-use sha2::{Digest as _, Sha256};
-use tokio_postgres::{Client, GenericClient, IsolationLevel, Row, Transaction, types::Type};
+use tokio_postgres::{Client, IsolationLevel, Transaction, types::Type};
 
+use self::files::{checksum, release, text_name};
+pub(crate) use self::files::{release_number, text_digest};
+pub use self::{
+    files::{MIGRATIONS, Migration, TEXTS, Text},
+    status::{MigrationStatus, status},
+};
 use crate::Error;
-
-/// A numbered file of `migrations/`: tables, indexes, data moves, drops. A released one never changes.
-#[derive(Debug)]
-pub struct Migration {
-    /// The file's number; migrations are applied in this order.
-    pub version: i32,
-    /// The file's name without its ending.
-    pub name: &'static str,
-    /// The file's text.
-    pub sql: &'static str,
-}
-
-/// A file of `schema/`: functions, views, grants. It is applied again whenever its text has changed.
-#[derive(Debug)]
-pub struct Text {
-    /// The file's name without its ending; texts are applied in this order.
-    pub file: &'static str,
-    /// The file's text.
-    pub sql: &'static str,
-}
-
-macro_rules! migrations {
-    ($($version:literal $file:literal),* $(,)?) => {
-        &[$(Migration { version: $version, name: $file, sql:
-            include_str!(concat!("../migrations/", $file, ".sql")) }),*]
-    };
-}
-
-macro_rules! texts {
-    ($($file:literal)*) => {
-        &[$(Text { file: $file, sql: include_str!(concat!("../schema/", $file, ".sql")) }),*]
-    };
-}
-
-/// All migrations that this program knows.
-pub const MIGRATIONS: &[Migration] = migrations![1 "0001_tables"];
-
-/// All texts that this program knows.
-pub const TEXTS: &[Text] = texts![
-    "10_checks" "15_ids"
-    "20_enqueue" "21_enqueue_batch"
-    "30_claim" "31_settle" "32_complete" "33_fail" "34_release"
-    "40_worker"
-    "50_jobs" "51_queues" "52_workers" "53_list" "55_admin"
-    "60_maintenance"
-    "70_controller" "71_schedules" "72_catalog"
-    "80_metrics"
-    "90_grants"
-];
 
 /// Roles and grants are brought about by every migration: a restored dump may lack them.
 const GRANTS: &str = "90_grants";
 
-/// What `up` applied.
+/// The files that `up` applied.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Applied {
     /// Numbers of migrations.
@@ -85,21 +44,8 @@ impl Applied {
     }
 }
 
-/// One line of `rowlock migrate status`.
-#[derive(Debug, Clone, Serialize)]
-pub struct MigrationStatus {
-    /// The migration's number, null for a text.
-    pub version: Option<i32>,
-    /// The file's name; a text's begins with `schema/`.
-    pub name: String,
-    /// When the file was applied last.
-    pub applied_at: Option<chrono::DateTime<chrono::Utc>>,
-    /// `applied`, `pending`, or a sentence that says what is wrong.
-    pub state: String,
-}
-
-const WAIT: Duration = Duration::from_secs(60);
-const AGAIN: Duration = Duration::from_millis(100);
+const LOCK_TIMEOUT: Duration = Duration::from_secs(60);
+const LOCK_RETRY: Duration = Duration::from_millis(100);
 
 /// No setting of the user's or the database's changes what a file means or how long it may take. Who waits for a
 /// lock makes everybody behind it wait, so no wait is long: the whole transaction is tried again.
@@ -138,13 +84,13 @@ pub async fn up(client: &mut Client) -> Result<Applied, Error> {
             Err(Error::Database(e)) if is_busy(&e) => {}
             done_or_failed => return done_or_failed,
         }
-        if started.elapsed() > WAIT {
+        if started.elapsed() > LOCK_TIMEOUT {
             return Err(Error::Schema(format!(
                 "{at}: another session has held a lock for a minute, a migration or a long query on a view of rowlock; \
                  look for it in pg_stat_activity, then run rowlock migrate up again"
             )));
         }
-        tokio::time::sleep(AGAIN).await;
+        tokio::time::sleep(LOCK_RETRY).await;
     }
 }
 
@@ -262,105 +208,4 @@ pub fn script() -> String {
     }
     script.push_str("\nCOMMIT;\n");
     script
-}
-
-/// Says of each file whether it is applied, and what does not fit.
-///
-/// # Errors
-/// [`Error::Database`].
-///
-/// ```no_run
-/// # async fn f(client: &tokio_postgres::Client) -> Result<(), rowlock::Error> {
-/// for m in rowlock::migrate::status(client).await? {
-///     println!("{} {}", m.name, m.state);
-/// }
-/// # Ok(()) }
-/// ```
-pub async fn status(client: &impl GenericClient) -> Result<Vec<MigrationStatus>, Error> {
-    let sql = "SELECT version, name, checksum, applied_at FROM rowlock.migration ORDER BY version";
-    let migrations = rows_of(client, "rowlock.migration", sql).await?;
-    let sql = "SELECT file, checksum, release, applied_at FROM rowlock.schema_text ORDER BY file COLLATE \"C\"";
-    let texts = rows_of(client, "rowlock.schema_text", sql).await?;
-    let mut all = Vec::new();
-    for row in &migrations {
-        let (version, checksum): (i32, &str) = (row.get(0), row.get(2));
-        let state = migration_state(version, checksum);
-        all.push(MigrationStatus { version: Some(version), name: row.get(1), applied_at: Some(row.get(3)), state });
-    }
-    for m in MIGRATIONS.iter().filter(|m| migrations.iter().all(|row| row.get::<_, i32>(0) != m.version)) {
-        all.push(pending(Some(m.version), m.name.to_owned()));
-    }
-    for row in &texts {
-        let (file, checksum, by): (&str, &str, Vec<i32>) = (row.get(0), row.get(1), row.get(2));
-        // One that an earlier release had and this one has not is no longer of interest.
-        let Some(state) = text_state(file, checksum, &by) else { continue };
-        all.push(MigrationStatus { version: None, name: text_name(file), applied_at: Some(row.get(3)), state });
-    }
-    for t in TEXTS.iter().filter(|t| texts.iter().all(|row| row.get::<_, &str>(0) != t.file)) {
-        all.push(pending(None, text_name(t.file)));
-    }
-    Ok(all)
-}
-
-/// None if the table is not there yet.
-async fn rows_of(client: &impl GenericClient, table: &str, sql: &str) -> Result<Vec<Row>, Error> {
-    let is_there = client.query_typed("SELECT to_regclass($1) IS NOT NULL", &[(&table, Type::TEXT)]).await?;
-    if !is_there[0].get::<_, bool>(0) {
-        return Ok(Vec::new());
-    }
-    Ok(client.query_typed(sql, &[]).await?)
-}
-
-fn pending(version: Option<i32>, name: String) -> MigrationStatus {
-    MigrationStatus { version, name, applied_at: None, state: "pending".into() }
-}
-
-fn migration_state(version: i32, applied: &str) -> String {
-    match MIGRATIONS.iter().find(|m| m.version == version) {
-        Some(m) if checksum(m.sql) == applied => "applied".into(),
-        Some(_) => "was changed after it was applied; restore the file, and put the change in a new one".into(),
-        None => format!("is newer than this program, which knows {} migrations: use a newer rowlock", MIGRATIONS.len()),
-    }
-}
-
-fn text_state(file: &str, applied: &str, by: &[i32]) -> Option<String> {
-    let known = TEXTS.iter().find(|t| t.file == file);
-    if known.is_some_and(|t| checksum(t.sql) == applied) {
-        return Some("applied".into());
-    }
-    if by > release().as_slice() {
-        let by: Vec<String> = by.iter().map(ToString::to_string).collect();
-        let mine = env!("CARGO_PKG_VERSION");
-        return Some(format!("was written by release {}, this program is {mine}: use a newer rowlock", by.join(".")));
-    }
-    known.map(|_| "pending".into())
-}
-
-/// Names the texts of this program; `rowlock.metrics_v1` says the same of those in the database.
-pub(crate) fn text_digest() -> String {
-    let lines: Vec<String> = TEXTS.iter().map(|t| format!("{} {}", t.file, checksum(t.sql))).collect();
-    checksum(&lines.join("\n"))
-}
-
-/// The release as one number, in which a later one is larger, as `rowlock.metrics_v1` tells it.
-pub(crate) fn release_number() -> f64 {
-    release().iter().fold(0.0, |sum, n| sum * 1000.0 + f64::from(*n))
-}
-
-/// The numbers of this program's release; a text is never replaced by that of an earlier release.
-fn release() -> Vec<i32> {
-    let numbers = env!("CARGO_PKG_VERSION").split(['-', '+']).next().unwrap_or_default();
-    numbers.split('.').filter_map(|n| n.parse().ok()).collect()
-}
-
-fn text_name(file: &str) -> String {
-    format!("schema/{file}")
-}
-
-/// As `sha256sum` prints it.
-fn checksum(text: &str) -> String {
-    Sha256::digest(text).iter().fold(String::new(), |mut hex, byte| {
-        let _ = write!(hex, "{byte:02x}");
-        hex
-    })
 }

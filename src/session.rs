@@ -53,7 +53,7 @@ impl Session {
         self.id
     }
 
-    /// What it was registered with.
+    /// The options with which the worker was registered.
     ///
     /// ```no_run
     /// # fn f(session: rowlock::Session) -> Result<(), rowlock::Error> {

@@ -35,7 +35,7 @@ impl Lane {
     }
 }
 
-/// What the clients of a measurement share.
+/// The state that the clients of a measurement share.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Shared {
     done: Arc<AtomicU64>,

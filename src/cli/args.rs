@@ -139,7 +139,7 @@ pub(super) enum Command {
 pub(super) enum MigrateCommand {
     /// Apply what is missing.
     Up,
-    /// What is applied and what is missing.
+    /// Shows which files are applied and which are missing.
     Status,
     /// Print the SQL.
     Sql,

@@ -7,7 +7,7 @@ use crate::{Error, Target};
 /// Any of these says that libpq's variables are meant to be enough.
 const LIBPQ: [&str; 4] = ["PGSERVICE", "PGHOST", "PGHOSTADDR", "PGDATABASE"];
 
-/// What to say then.
+/// The advice for that case.
 pub(super) const NONE: &str = "no database: give --database-url, or set DATABASE_URL or ROWLOCK_DATABASE_URL; a \
  file that \
                                holds it goes into DATABASE_URL_FILE, and libpq's PGHOST or PGSERVICE are enough, too";

@@ -1,4 +1,4 @@
-//! What to do when a right is missing: the least role that has it, as the documentation names it for each command.
+//! Advice when a right is missing: the least role that has it, as the documentation names it for each command.
 
 use tokio_postgres::types::Type;
 

@@ -77,7 +77,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// What this process was started as.
+/// The name under which this process was started.
 fn program() -> String {
     std::env::args().next().unwrap_or_default()
 }

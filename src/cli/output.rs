@@ -1,4 +1,4 @@
-//! What is printed: data on stdout, messages on stderr.
+//! The output: data go to stdout, messages to stderr.
 
 use std::{collections::BTreeMap, io::Write};
 

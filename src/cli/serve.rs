@@ -1,4 +1,4 @@
-//! What every process that goes on for long does: log, and answer on a port of its own.
+//! Every process that goes on for long writes a log and answers on a port of its own.
 
 use std::{env, ffi::OsString, io::IsTerminal};
 

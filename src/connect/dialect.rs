@@ -1,4 +1,4 @@
-//! What ORMs and drivers write into a connection string, in libpq's words. Pure.
+//! The connection strings of ORMs and drivers, put into libpq's words. Pure.
 
 use super::text::{Pairs, Split};
 use crate::Error;

@@ -91,7 +91,7 @@ const OPTIONS: &[(&str, &str, Use)] = &[
     ("oauth_scope", "", Only(&[], "OAuth is not spoken; give a password or a client certificate")),
 ];
 
-/// What a process brings along: its variables, its home and its user.
+/// The surroundings of a process: its variables, its home and its user.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Surroundings {
     pub variables: HashMap<String, String>,

@@ -1,4 +1,4 @@
-//! What [`JobQueue::enqueue`] returns: set more, then await it.
+//! The builder that [`JobQueue::enqueue`] returns: set more, then await the builder.
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;

@@ -1,4 +1,4 @@
-//! What a worker says of itself and of a failure, and what it is answered.
+//! The options of a worker, its failures, and the answers that it gets.
 
 use std::time::{Duration, Instant};
 
@@ -44,7 +44,7 @@ impl Default for SessionOptions {
 /// How an attempt failed.
 #[derive(Debug, Clone)]
 pub struct Failure {
-    /// What people read.
+    /// The text that people read.
     pub error: String,
     /// Whether another attempt makes sense.
     pub retryable: bool,
@@ -85,7 +85,7 @@ impl<E: std::fmt::Display> From<E> for Failure {
     }
 }
 
-/// What a heartbeat answered.
+/// The answer to a heartbeat.
 #[derive(Debug)]
 pub struct HeartbeatAnswer {
     /// When the lease ends by this process's monotonic clock, counted from before the question was sent:
@@ -97,7 +97,7 @@ pub struct HeartbeatAnswer {
     pub cancelled: Vec<Uuid>,
 }
 
-/// What one round of keeping did.
+/// The effects of one round of maintenance.
 #[derive(Debug, Clone, Copy)]
 pub struct Kept {
     /// Whether this worker is the keeper now.

@@ -1,4 +1,4 @@
-//! How an attempt ended, and what the database said of that.
+//! How an attempt ended, and how the database answered.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ pub(crate) enum Outcome {
     },
 }
 
-/// What the database said of an end.
+/// The answer of the database to an end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Verdict {
     Completed,

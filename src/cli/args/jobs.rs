@@ -57,7 +57,7 @@ pub(in crate::cli) enum JobsCommand {
     Get {
         id: Uuid,
     },
-    /// What a job in a Pod printed, while its Pod lives; after that, the end of it that its error kept.
+    /// Shows the output of a job in a Pod while its Pod lives; after that, the last part, which the job's error keeps.
     Logs {
         id: Uuid,
         /// How many lines from the end.

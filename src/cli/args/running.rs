@@ -1,4 +1,4 @@
-//! What goes on until it is told to end: worker, controller, `rowlock dev`. And what a controller is told and asked.
+//! Commands that go on until they are told to end: worker, controller, `rowlock dev`. And commands about a controller.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -48,7 +48,7 @@ pub(in crate::cli) struct Worker {
     pub serve: Serve,
 }
 
-/// What every process that goes on for long has.
+/// Flags of every process that goes on for long.
 #[derive(clap::Args)]
 pub(in crate::cli) struct Serve {
     /// Where to serve /livez, /readyz and /metrics; port 0 finds a free one, [::] serves IPv6 and

@@ -1,4 +1,4 @@
-//! What follows from the facts: a table of checks, each a pure function. No advice is given that does not help.
+//! Checks of the facts: a table, in which each check is a pure function. No advice is given that does not help.
 
 use super::{
     check::{Check, State},

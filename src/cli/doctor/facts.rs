@@ -1,4 +1,4 @@
-//! What is asked of the database. Everybody may read the catalogues, so that a user without a right is answered, too.
+//! The facts that the database is asked for. Everybody may read the catalogues, so that a user without a right is answered, too.
 
 use std::time::Duration;
 
