@@ -158,7 +158,7 @@ async fn every_write_of_a_reign_that_is_over_is_refused_and_changes_nothing() {
         "fire_schedule_v1(1, 's', (SELECT updated_at FROM rowlock.schedule), now(), '{}', now() + interval '1 s')".to_owned(),
     ] {
         let (code, message) = db.refusal(&format!("SELECT rowlock.{call}")).await;
-        assert_eq!((code.as_str(), message.as_str()), ("RL030", "epoch: the reign 1 is over, nothing was changed"), "{call}");
+        assert_eq!((code.as_str(), message.as_str()), ("RL030", "epoch: the term 1 is over, nothing was changed"), "{call}");
         assert_eq!(db.one::<i64>(&format!("SELECT {changes}"), &[]).await, 0, "{call}");
     }
     // One whose lease ended, with nobody after it, is over too: it does not know that nobody was there.

@@ -67,7 +67,9 @@ async fn a_command_that_cannot_be_started_is_named() {
 
 #[tokio::test]
 async fn a_type_that_nobody_knows_or_can_launch() {
-    let (q, db) = with_type(json!({"command": ["true"], "launch": "pod"})).await;
+    let (q, db) = with_type(json!({"command": ["true"]})).await;
+    // put_job_type refuses a Pod without an image.
+    db.run("UPDATE rowlock.job_type SET launch = 'pod'").await;
     let pod = q.enqueue("t", json!({})).await.unwrap().id;
     let unknown = q.enqueue("unheard", json!({})).max_retries(0).await.unwrap().id;
     put_type(&db, json!({"name": "empty", "command": []})).await;
