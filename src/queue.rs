@@ -7,6 +7,7 @@ mod enqueue;
 mod manual;
 mod manual_request;
 mod manual_worker;
+mod registration;
 
 use std::sync::{Arc, Mutex};
 

@@ -11,14 +11,15 @@ use std::{
 
 use deadpool_postgres::Pool;
 use tokio::sync::{mpsc, oneshot};
-use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::manual_request::{Answer, Delivery, Request};
+use super::{
+    manual_request::{Answer, Delivery, Request},
+    registration::{Registration, lease_end},
+};
 use crate::{
     ClaimedJob, Error, Job, Session, SessionOptions, Status,
     session::{
-        heartbeat::{Heartbeat, lease_ended},
         outcome::{Outcome, Verdict},
         report::Report,
     },
@@ -44,11 +45,6 @@ pub(super) struct ManualWorker {
     ending: HashMap<Uuid, Vec<oneshot::Sender<Result<Answer, Error>>>>,
     unheard: VecDeque<(Uuid, Answer)>,
     used_at: Instant,
-}
-
-struct Registration {
-    session: Arc<Session>,
-    heartbeat: Heartbeat,
 }
 
 impl ManualWorker {
@@ -264,10 +260,8 @@ impl ManualWorker {
         if let Some(registration) = &self.registration {
             return Ok(registration.session.clone());
         }
-        let session = Arc::new(Session::register(self.pool.clone(), self.options.clone()).await?);
-        let heartbeat = Heartbeat::start(session.clone(), CancellationToken::new(), |_| {});
-        self.registration = Some(Registration { session: session.clone(), heartbeat });
-        Ok(session)
+        let registration = Registration::start(self.pool.clone(), self.options.clone()).await?;
+        Ok(self.registration.insert(registration).session.clone())
     }
 
     /// Whether the registration serves nobody: then it ends after a while, so that an idle program is a quiet one.
@@ -276,10 +270,8 @@ impl ManualWorker {
     }
 
     async fn deregister(&mut self) {
-        if let Some(Registration { session, .. }) = self.registration.take()
-            && !matches!(tokio::time::timeout(CLOSE_TIMEOUT, session.stop()).await, Ok(Ok(())))
-        {
-            tracing::debug!("the database was not told that this worker has ended; its lease will end");
+        if let Some(registration) = self.registration.take() {
+            registration.stop(CLOSE_TIMEOUT).await;
         }
     }
 
@@ -297,12 +289,5 @@ impl ManualWorker {
             }
         }
         self.deregister().await;
-    }
-}
-
-async fn lease_end(registration: Option<&Registration>) {
-    match registration {
-        Some(registration) => lease_ended(registration.heartbeat.beats.clone()).await,
-        None => std::future::pending().await,
     }
 }
