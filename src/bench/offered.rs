@@ -16,7 +16,8 @@ use crate::JobQueue;
 /// How often the rate's share is enqueued.
 const STEP: Duration = Duration::from_millis(10);
 
-/// Counts the jobs that were offered and completed while the transaction was open, and how many jobs waited halfway and at its
+/// Counts the jobs that were offered and completed while the transaction was open, and how many jobs waited halfway
+/// and at its
 /// end: a queue that keeps up has no more at the end than it had halfway, but for a moment's work.
 pub(super) async fn measure(queue: &JobQueue, options: &BenchOptions) -> anyhow::Result<Value> {
     let (mut old, connection) = queue.target().listen_connection().await?;

@@ -50,7 +50,8 @@ pub(super) struct TlsPlan {
     pub only_1_3: bool,
 }
 
-/// The proof that TLS has to bring. A root that is known is used in every mode, as libpq does; without one only the verifying
+/// The proof that TLS has to bring. A root that is known is used in every mode, as libpq does; without one only the
+/// verifying
 /// modes ask for one.
 pub(super) fn read(s: &Settings, around: &Surroundings) -> Result<(Mode, TlsPlan), Error> {
     let personal = |name: &str| around.home.as_ref().map(|h| h.join(".postgresql").join(name)).filter(|f| f.exists());

@@ -18,6 +18,7 @@
 mod mark;
 mod pod;
 mod size;
+mod terminated;
 mod view;
 
 use std::{
@@ -169,29 +170,6 @@ impl Deployments {
         };
         memory.size.answered(version.to_owned(), to, change, ended);
         Ok(self.heard(answer)?.is_some())
-    }
-
-    /// The UIDs of Pods that have ended since the last observation. Pods that no longer exist are forgotten.
-    fn terminated(&mut self, pods: &[Arc<Pod>], ours: &HashSet<String>) -> Vec<String> {
-        let is_ours = |p: &Pod| pod::deployment(p).is_some_and(|d| ours.contains(d));
-        let mut terminated: Vec<String> = Vec::new();
-        for pod in self.pods.take_gone() {
-            if is_ours(&pod) && !self.ended.remove(uid(&pod)) {
-                terminated.push(uid(&pod).to_owned());
-            }
-        }
-        for pod in pods.iter().filter(|p| is_ours(p) && pod::state(p) == State::Ended) {
-            if self.ended.insert(uid(pod).to_owned()) {
-                terminated.push(uid(pod).to_owned());
-            }
-        }
-        let there: HashSet<&str> = pods.iter().map(|p| uid(p)).collect();
-        self.ordered.retain(|key, _| there.contains(key.as_str()));
-        self.ended.retain(|key| there.contains(key.as_str()));
-        let now = Instant::now();
-        self.stopping
-            .retain(|key, since| there.contains(key.as_str()) && now.duration_since(*since) < POD_DELETE_RETRY);
-        terminated
     }
 }
 

@@ -30,6 +30,7 @@ pub mod local;
 mod memory;
 mod need;
 mod observe;
+mod present;
 mod rates;
 mod reconcile;
 mod reconcile_error;

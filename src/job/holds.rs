@@ -28,7 +28,8 @@ struct State {
     dropped: Vec<(i64, Uuid)>,
 }
 
-/// The knowledge of a worker, as its heartbeat says it. The database puts back each receipt of the worker that was claimed under a number
+/// The knowledge of a worker, as its heartbeat says it. The database puts back each receipt of the worker that was
+/// claimed under a number
 /// below `below`, and neither is in `receipts` nor was claimed under a number in `pending`.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Known {

@@ -1,4 +1,5 @@
-//! The facts that the database is asked for. Everybody may read the catalogues, so that a user without a right is answered, too.
+//! The facts that the database is asked for. Everybody may read the catalogues, so that a user without a right is
+//! answered, too.
 
 use std::time::Duration;
 
