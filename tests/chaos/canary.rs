@@ -213,7 +213,8 @@ async fn a_secret_in_a_payload_is_found_in_no_process_no_log_no_error_and_no_tab
     let found: Vec<&str> =
         everywhere.iter().filter(|(_, text)| contains(text, &secret)).map(|(what, _)| *what).collect();
     eprintln!(
-        "canary: {} jobs, {rounds} looks into all processes: {in_processes} found; {in_errors} in errors; elsewhere: {found:?} \
+        "canary: {} jobs, {rounds} looks into all processes: {in_processes} found; {in_errors} in errors; elsewhere: \
+         {found:?} \
          of {:?} bytes",
         rows.len(),
         everywhere.iter().map(|(what, text)| (*what, text.len())).collect::<Vec<_>>(),

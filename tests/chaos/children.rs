@@ -51,7 +51,8 @@ async fn nothing_that_a_killed_worker_started_is_alive_after_a_second() {
     }
     let worst = quantile(&mut times, 1.0);
     eprintln!(
-        "children: {kills} workers killed with up to {most} processes: all gone after {:.2?} (median), {worst:.2?} (worst)",
+        "children: {kills} workers killed with up to {most} processes: all gone after {:.2?} (median), \
+         {worst:.2?} (worst)",
         quantile(&mut times, 0.5)
     );
     assert!(most > SLOTS * SLEEPERS && worst < GONE, "{most}, {worst:?}");

@@ -109,7 +109,8 @@ async fn a_client_that_never_heard_of_its_commit_asks_again_and_there_is_one_job
     let rows = look.query("SELECT id, unique_key FROM rowlock.ready ORDER BY pos", &[]).await.unwrap();
     let doubled = rows.len().saturating_sub(keys);
     eprintln!(
-        "commits: {keys} keys, {} connections cut: {} before the answer could come, {} after it, all of these committed; \
+        "commits: {keys} keys, {} connections cut: {} before the answer could come, {} after it, all of these \
+         committed; \
          {} jobs, {doubled} doubled",
         trap.cuts(),
         committed[0],

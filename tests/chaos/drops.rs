@@ -21,7 +21,8 @@ use tokio::{task::JoinSet, time::timeout};
 use crate::{
     fleet::{Chance, count_of},
     hand::{self, Hands, receipt, until_answered},
-    ledger::{Ledger, drained, idle_holds, story},
+    judge::{idle_holds, story},
+    ledger::{Ledger, drained},
     proxy::{Cut, Proxy},
     scene::Scene,
     support::{Db, connect},
@@ -260,7 +261,8 @@ async fn a_future_that_is_dropped_at_any_await_loses_no_job() {
     let longest = holds.iter().max_by_key(|hold| hold.lasted).unwrap();
     let refused = storm.refused.lock().unwrap().clone();
     eprintln!(
-        "drops: in {took:.1?} {:?} futures dropped; {} of {} jobs accepted, {lost} lost, {refused:?} words said again were \
+        "drops: in {took:.1?} {:?} futures dropped; {} of {} jobs accepted, {lost} lost, {refused:?} words said again \
+         were \
          refused; held and not run for {:.2?} (worst); all had ended {calm:.1?} after the last",
         storm.dropped.0.lock().unwrap(),
         v.completed,

@@ -175,7 +175,8 @@ async fn a_worker_inside_a_program_under_fire_loses_no_job_and_consumes_no_attem
     let lost = scene.lost().await;
     let v = scene.judge(&dead).await;
     eprintln!(
-        "fire: {events} events in {took:.1?} on {WORKERS} processes: {} of {} jobs accepted, {lost} lost, {} crash loops, {} \
+        "fire: {events} events in {took:.1?} on {WORKERS} processes: {} of {} jobs accepted, {lost} lost, {} crash \
+         loops, {} \
          extra runs, 0 attempts consumed; ends after SIGTERM within {slowest_end:.2?}",
         v.completed,
         scene.jobs.len(),

@@ -9,7 +9,8 @@ use uuid::Uuid;
 
 use crate::{
     fleet::{count, now, until},
-    ledger::{self, Ledger, Run},
+    judge,
+    ledger::{Ledger, Run},
     scene::Scene,
     support::Db,
 };
@@ -128,7 +129,7 @@ impl Late {
 
 /// Ends that the queue accepted of a worker that was frozen, after its lease was over.
 async fn accepted_late(db: &Db, ledger: &Ledger, frozen: &[Freeze]) -> usize {
-    let ends = ledger::ends(db).await;
+    let ends = judge::ends(db).await;
     let mut before: HashMap<u32, HashSet<Uuid>> = HashMap::new();
     let runs = ledger.runs().await;
     let mut late = 0;

@@ -41,7 +41,8 @@ async fn jobs_of_killed_workers_are_neither_lost_nor_doubled_and_run_again_soon(
     let (p50, p99) = (quantile(&mut v.recoveries, 0.5), quantile(&mut v.recoveries, 0.99));
     eprintln!(
         "kills: {jobs} jobs, {kills} SIGKILLs in {killing:.1?}: {} accepted, {} crash loops, {} extra runs (bound {}), \
-         {} cut short, again after {p50:.2?} (median), {p99:.2?} (p99), {:.2?} (worst); {lost_leases} leases lost alive",
+         {} cut short, again after {p50:.2?} (median), {p99:.2?} (p99), {:.2?} (worst); {lost_leases} leases lost \
+         alive",
         v.completed,
         v.crash_loops.len(),
         v.extra_runs,

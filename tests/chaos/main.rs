@@ -18,6 +18,7 @@ mod hand;
 #[path = "../it/jobs.rs"]
 #[allow(dead_code, unused_imports, reason = "shared with the other tests, which use more of it")]
 mod jobs;
+mod judge;
 mod kills;
 mod ledger;
 mod outages;

@@ -141,7 +141,8 @@ async fn a_worker_that_alone_is_cut_off_ends_its_jobs_before_another_begins_them
         }
     }
     eprintln!(
-        "outages: {tries} workers cut off alone, {again} jobs under them: {} of {} accepted, {} begun anew, at least {:.2?} \
+        "outages: {tries} workers cut off alone, {again} jobs under them: {} of {} accepted, {} begun anew, at least \
+         {:.2?} \
          after their last sign of life",
         v.completed,
         scene.jobs.len(),

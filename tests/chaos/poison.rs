@@ -50,7 +50,8 @@ async fn jobs_beside_those_that_kill_their_worker_complete() {
     }
     let v = scene.judge(&HashMap::new()).await;
     eprintln!(
-        "poison: {POISON} jobs killed their workers {deaths} times and {failed} failed for it; {} of {jobs} others accepted, {} \
+        "poison: {POISON} jobs killed their workers {deaths} times and {failed} failed for it; {} of {jobs} others \
+         accepted, {} \
          failed for it, {} extra runs",
         v.completed,
         v.crash_loops.len(),

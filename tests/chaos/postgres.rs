@@ -112,8 +112,10 @@ async fn what_was_acknowledged_outlives_postgres_and_workers_go_on_when_it_is_up
     let unasked = scene.jobs.len() + lost - known;
     let v = scene.judge(&HashMap::new()).await;
     eprintln!(
-        "postgres: {deaths} deaths and {terminated} ended connections in {faults:.1?}: {} of {} jobs accepted, {lost} lost; \
-         {untold} enqueues without an answer, of which {unasked} had committed; {} extra runs, {} leases lost; every worker \
+        "postgres: {deaths} deaths and {terminated} ended connections in {faults:.1?}: {} of {} jobs accepted, {lost} \
+         lost; \
+         {untold} enqueues without an answer, of which {unasked} had committed; {} extra runs, {} leases lost; every \
+         worker \
          works again after {:.2?} (median), {:.2?} (worst)",
         v.completed,
         scene.jobs.len(),

@@ -44,7 +44,8 @@ impl Pair {
             std::mem::swap(&mut first, &mut second);
         }
         format!(
-            "postgres://rowlock@127.0.0.1:{first},127.0.0.1:{second}/postgres?sslmode=disable&target_session_attrs=read-write"
+            "postgres://rowlock@127.0.0.1:{first},127.0.0.1:{second}/postgres?sslmode=disable\
+             &target_session_attrs=read-write"
         )
     }
 
@@ -87,7 +88,8 @@ async fn workers_go_on_at_the_standby_that_was_promoted_and_nothing_is_lost() {
     let lost = scene.lost().await;
     let v = scene.judge(&HashMap::new()).await;
     eprintln!(
-        "promotions: {promotions} in {took:.1?}: {} of {} jobs accepted, {lost} lost, {} extra runs; every worker works again \
+        "promotions: {promotions} in {took:.1?}: {} of {} jobs accepted, {lost} lost, {} extra runs; every worker \
+         works again \
          after {:.2?} (median), {:.2?} (worst)",
         v.completed,
         scene.jobs.len(),

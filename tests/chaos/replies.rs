@@ -12,7 +12,8 @@ use rowlock::JobQueue;
 use crate::{
     fleet::{Chance, Fleet, Worker, count, until},
     hand::{self, Hands},
-    ledger::{drained, idle_holds, story},
+    judge::{idle_holds, story},
+    ledger::drained,
     pooler::Pooler,
     proxy::{Cut, Proxy},
     scene::Scene,

@@ -9,7 +9,8 @@ use uuid::Uuid;
 
 use crate::{
     fleet::{Chance, Fleet, turn},
-    ledger::{self, Ledger, Verdict, drained, judge},
+    judge::{self, Verdict},
+    ledger::{self, Ledger, drained},
     support::{Db, database},
 };
 
@@ -53,7 +54,7 @@ impl Scene {
     /// those that we were not told of count as well.
     pub async fn lost(&mut self) -> usize {
         drained(&self.db).await;
-        let ended: HashSet<Uuid> = ledger::ends(&self.db).await.into_keys().collect();
+        let ended: HashSet<Uuid> = judge::ends(&self.db).await.into_keys().collect();
         let lost = self.jobs.difference(&ended).count();
         self.jobs = ended;
         lost
@@ -72,6 +73,6 @@ impl Scene {
     /// Waits for the end of all jobs, and holds it against the ledger. `dead` says when processes ended.
     pub async fn judge(&self, dead: &HashMap<u32, u64>) -> Verdict {
         drained(&self.db).await;
-        judge(&self.db, &self.ledger, &self.jobs, dead).await
+        judge::judge(&self.db, &self.ledger, &self.jobs, dead).await
     }
 }

@@ -267,7 +267,8 @@ async fn no_state_of_the_server_ends_a_worker_or_costs_a_job_an_attempt() {
     let lost = scene.lost().await;
     let v = scene.judge(&HashMap::new()).await;
     eprintln!(
-        "states: {states} in {took:.1?}: {} of {} jobs accepted, {lost} lost, {} extra runs, 0 attempts consumed; {} workers \
+        "states: {states} in {took:.1?}: {} of {} jobs accepted, {lost} lost, {} extra runs, 0 attempts consumed; {} \
+         workers \
          ended: {ended:#?}; back to work after, at worst, {again:.2?}",
         v.completed,
         scene.jobs.len(),

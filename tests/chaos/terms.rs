@@ -100,8 +100,10 @@ async fn a_worker_asked_to_end_under_load_ends_inside_the_grace_and_consumes_no_
     let v = scene.judge(&HashMap::new()).await;
     let (worst, orphan) = (quantile(&mut exits, 1.0), quantile(&mut orphans, 1.0));
     eprintln!(
-        "terms: {} SIGTERMs with a grace of {GRACE:?}: exits after {:.2?} (median), {worst:.2?} (worst), the last child \
-         {orphan:.2?} later at most; {counted} attempts consumed of jobs handed back, {} extra runs of the others, {} of {} \
+        "terms: {} SIGTERMs with a grace of {GRACE:?}: exits after {:.2?} (median), {worst:.2?} (worst), the last \
+         child \
+         {orphan:.2?} later at most; {counted} attempts consumed of jobs handed back, {} extra runs of the others, {} \
+         of {} \
          accepted",
         exits.len(),
         quantile(&mut exits, 0.5),

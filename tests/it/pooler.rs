@@ -28,7 +28,8 @@ impl Pooler {
         let mut file = std::fs::File::create(&ini).unwrap();
         write!(
             file,
-            "[databases]\n* = host=127.0.0.1 port={}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = {port}\nauth_type = trust\n\
+            "[databases]\n* = host=127.0.0.1 port={}\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = \
+             {port}\nauth_type = trust\n\
              auth_file = {}\nadmin_users = rowlock\npool_mode = {mode}\ndefault_pool_size = 4\nmax_client_conn = 200\n\
              server_login_retry = 1\nunix_socket_dir =\n",
             config.get_ports()[0],
