@@ -179,7 +179,12 @@ async fn calls_beyond_a_role_are_refused_and_those_within_work() {
     let sets: [(&str, &[&str], &[&str]); 4] = [
         (
             "rowlock_enqueuer",
-            &["SELECT rowlock.enqueue('t', queue => 'new')", "SELECT rowlock.enqueue_many('[{\"type\": \"t\"}]')"],
+            &[
+                "SELECT rowlock.enqueue('t', queue => 'new')",
+                "SELECT rowlock.enqueue_many('[{\"type\": \"t\"}]')",
+                "SELECT rowlock.enqueue_batch_v1('{t}', '{\"{}\"}')",
+                "SELECT * FROM rowlock.job_status(gen_random_uuid())",
+            ],
             &[
                 &cancel,
                 &get,
@@ -188,7 +193,6 @@ async fn calls_beyond_a_role_are_refused_and_those_within_work() {
                 summary,
                 types,
                 "SELECT * FROM rowlock.queues",
-                "SELECT rowlock.enqueue_batch_v1('{t}', '{\"{}\"}')",
                 "SELECT rowlock.demand()",
                 "SELECT rowlock.pause_queue('default')",
                 "SELECT nextval('rowlock.position')",
