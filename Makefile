@@ -89,7 +89,7 @@ lint: ## Format, clippy, rustdoc and dependencies, warnings refused; the measure
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets --all-features -j $(JOBS) -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --all-features -j $(JOBS)
-	@$(MAKE) deny sbom licenses
+	@$(MAKE) house deny sbom licenses
 
 house: ## Check the layout of src and the words of comments and documents (rules: CONTRIBUTING.md)
 	@rc=0; for check in layout prose; do \
