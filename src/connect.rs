@@ -4,7 +4,7 @@
 //! - `text`, `dialect`: the grammar; what ORMs write. `settings`, `files`: libpq's options from the string, a service
 //!   and the environment; the service file and the password file.
 //! - `plan`, `protection`: which servers, as whom, with how much TLS. `tls`, `stream`: the same by rustls.
-//! - `dial`: a connection.
+//! - `dial`: a connection. `lent`: a pooled connection for one call.
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
@@ -12,6 +12,7 @@ mod cases;
 mod dial;
 mod dialect;
 mod files;
+pub(crate) mod lent;
 mod plan;
 mod protection;
 mod refusal;
