@@ -125,7 +125,7 @@ async fn many_jobs_that_are_found_late_keep_their_order_and_a_released_one_its_p
     db.run("UPDATE rowlock.scheduled SET execute_at = execute_at - interval '2 hours'").await;
     db.enqueue().await;
     db.keep().await;
-    let worker = db.worker(60.0).await;
+    let worker = db.worker(3600.0).await;
     let jobs = db.claim(worker, 1000).await;
     let order: Vec<i32> = db
         .client
@@ -147,8 +147,8 @@ async fn many_jobs_that_are_found_late_keep_their_order_and_a_released_one_its_p
 async fn a_busy_queue_hides_nothing_of_a_quiet_one_from_the_controller() {
     let db = database().await;
     db.run(
-        "SELECT rowlock.enqueue('busy', queue => 'busy', execute_at => clock_timestamp() + interval '1 s') FROM generate_series(1, 1500);
-         SELECT rowlock.enqueue('mine', queue => 'mine', execute_at => clock_timestamp() + interval '1500 ms');
+        "SELECT rowlock.enqueue('busy', queue => 'busy', execute_at => clock_timestamp() + interval '1 h') FROM generate_series(1, 1500);
+         SELECT rowlock.enqueue('mine', queue => 'mine', execute_at => clock_timestamp() + interval '61 min');
          SELECT rowlock.enqueue('mine', queue => 'mine') FROM generate_series(1, 2);
          SELECT rowlock.enqueue('busy', queue => 'busy') FROM generate_series(1, 1000)",
     )
@@ -162,7 +162,7 @@ async fn a_busy_queue_hides_nothing_of_a_quiet_one_from_the_controller() {
     let busy = db.claim_from(worker, "busy", 700).await;
     assert!(db.complete(worker, &busy).await.is_empty());
     db.keep().await;
-    let seen: serde_json::Value = db.one("SELECT rowlock.observe_v1('{mine}')", &[]).await;
+    let seen: serde_json::Value = db.one("SELECT rowlock.observe_v1('{mine}', soon_seconds => 7200)", &[]).await;
     for part in ["soon", "ended", "running"] {
         assert_eq!(seen[part][0]["type"], "mine", "{part}: {seen}");
         assert_eq!(seen[part].as_array().unwrap().len(), 1, "{part}: {seen}");

@@ -242,8 +242,8 @@ pub const MUTANTS: &[Mutant] = &[
     mutant(
         "retry takes another's key",
         Function("retry"),
-        "PERFORM refuse('RL012', format('id: another job now holds the unique key of job %s', retry.id), 'Wait for that job''s end.');",
-        "NULL;",
+        "IF NOT FOUND THEN\n        PERFORM refuse('RL012', format('id: another job",
+        "IF false THEN\n        PERFORM refuse('RL012', format('id: another job",
         "a_retry_takes_no_key_from_another",
     ),
 ];
