@@ -183,6 +183,7 @@ async fn calls_beyond_a_role_are_refused_and_those_within_work() {
                 "SELECT rowlock.enqueue('t', queue => 'new')",
                 "SELECT rowlock.enqueue_many('[{\"type\": \"t\"}]')",
                 "SELECT rowlock.enqueue_batch_v1('{t}', '{\"{}\"}')",
+                "SELECT * FROM rowlock.job_status(gen_random_uuid())",
             ],
             &[
                 &cancel,
