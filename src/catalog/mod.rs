@@ -17,7 +17,10 @@ use serde_saphyr::Spanned;
 use tokio_postgres::types::Type;
 
 pub use self::job_type::LaunchKind;
-pub(crate) use self::{job_type::JobType, schedule::Schedule};
+pub(crate) use self::{
+    job_type::{EnvValue, JobType},
+    schedule::Schedule,
+};
 use crate::{Error, JobQueue};
 
 #[derive(Deserialize, Default)]
