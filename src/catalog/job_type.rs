@@ -192,7 +192,6 @@ impl JobType {
     ///
     /// # Errors
     /// The key whose value this version cannot use. Only this type is then out of use.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the worker reads its types by it once its rooms have moved"))]
     pub(crate) fn from_row(row: Value) -> Result<JobType, String> {
         let Value::Object(row) = row else { return Err("expected a row as a JSON object".into()) };
         // All keys of a file are there in a default one.

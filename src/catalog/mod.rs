@@ -19,7 +19,10 @@ use tokio_postgres::types::Type;
 
 use self::entry::Entry;
 pub use self::job_type::LaunchKind;
-pub(crate) use self::{job_type::JobType, schedule::Schedule};
+pub(crate) use self::{
+    job_type::{EnvValue, JobType},
+    schedule::Schedule,
+};
 use crate::{Error, JobQueue};
 
 #[derive(Deserialize, Default)]

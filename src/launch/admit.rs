@@ -26,6 +26,11 @@ pub(super) fn admit(job: &ClaimedJob, job_type: Option<&JobType>, accepted: &[Ki
             ));
         }
         Err(NoLaunch::Unsupported(launch)) => return Err(unsupported(launch, accepted)),
+        Err(NoLaunch::Unusable(why)) => {
+            // A later deploy, or a corrected type, may be usable.
+            let text = format!("job type {name} cannot be used by this worker: {why}");
+            return Err(Failure::of(Reason::UnknownType, true, text));
+        }
     };
     if !accepted.contains(&kind) {
         return Err(unsupported(&format!("{kind:?}").to_lowercase(), accepted));

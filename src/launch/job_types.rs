@@ -6,10 +6,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio_postgres::Row;
+use serde_json::Value;
 
 use super::spec::{Kind, Parts, SecretValue, Spec};
-use crate::{Error, JobQueue};
+use crate::{
+    Error, JobQueue,
+    catalog::{self, EnvValue},
+};
 
 /// The part of a type that a worker needs to run its jobs.
 pub(super) struct JobType {
@@ -21,13 +24,15 @@ pub(super) struct JobType {
     pub schema: Option<Result<jsonschema::Validator, String>>,
 }
 
-/// Why a type cannot be launched here.
+/// The reason for which a type cannot be launched here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum NoLaunch {
     /// By no worker of this kind.
     Unsupported(String),
     NoCommand,
     NoImage,
+    /// Its row holds a value that this version cannot use.
+    Unusable(String),
 }
 
 /// The types that are known, and how old that knowledge is.
@@ -97,8 +102,9 @@ impl Known {
     async fn read(queue: &JobQueue) -> Result<Known, Error> {
         let read_at = Instant::now();
         let client = queue.pool().get().await?;
-        let rows = client.query_typed("SELECT * FROM rowlock.job_types_v1()", &[]).await?;
-        let types = rows.iter().map(|row| Ok((row.try_get("name")?, Arc::new(JobType::from_row(row)?))));
+        let sql = "SELECT t.name, to_jsonb(t) FROM rowlock.job_types_v1() t";
+        let rows = client.query_typed(sql, &[]).await?;
+        let types = rows.iter().map(|row| Ok((row.try_get(0)?, Arc::new(JobType::from_row(row.try_get(1)?)))));
         Ok(Known { types: types.collect::<Result<_, Error>>()?, read_at, failed: None })
     }
 
@@ -121,52 +127,44 @@ impl Known {
 }
 
 impl JobType {
-    fn from_row(row: &Row) -> Result<JobType, Error> {
-        let schema: Option<serde_json::Value> = row.try_get("payload_schema")?;
-        Ok(JobType {
-            launch: launch(row)?,
-            timeout: row
-                .try_get::<_, Option<f64>>("timeout_seconds")?
-                .and_then(|s| Duration::try_from_secs_f64(s).ok()),
-            no_retry_exit_codes: row.try_get("no_retry_exit_codes")?,
-            schema: schema.map(|s| jsonschema::validator_for(&s).map_err(|e| e.to_string())),
-        })
+    /// A type from its row. One whose row this version cannot use is out of use, with the reason, and no other.
+    fn from_row(row: Value) -> JobType {
+        let kind = row["launch"].as_str().map(str::to_owned);
+        let read = match kind.filter(|kind| kind.parse::<Kind>().is_err()) {
+            Some(unknown) => Err(NoLaunch::Unsupported(unknown)),
+            None => catalog::JobType::from_row(row).map_err(NoLaunch::Unusable),
+        };
+        match read {
+            Ok(read) => JobType {
+                timeout: read.timeout,
+                no_retry_exit_codes: read.no_retry_exit_codes.iter().copied().map(i32::from).collect(),
+                schema: read.payload_schema.as_ref().map(|s| jsonschema::validator_for(s).map_err(|e| e.to_string())),
+                launch: launch(read),
+            },
+            Err(why) => JobType { launch: Err(why), timeout: None, no_retry_exit_codes: Vec::new(), schema: None },
+        }
     }
 }
 
-fn launch(row: &Row) -> Result<Result<(Kind, Arc<Spec>), NoLaunch>, Error> {
-    let kind: String = row.try_get("launch")?;
-    let command: Vec<String> = row.try_get("command")?;
-    let args: Vec<String> = row.try_get("args")?;
-    let env: serde_json::Value = row.try_get("env")?;
-    let constants = env.as_object().into_iter().flatten();
-    let constants = constants.filter_map(|(k, v)| Some((k.clone(), v.as_str()?.to_owned()))).collect();
-    let mut words = command.into_iter().chain(args);
-    Ok(match (kind.parse(), words.next()) {
-        (Err(_), _) => Err(NoLaunch::Unsupported(kind)),
-        (Ok(_), None) => Err(NoLaunch::NoCommand),
-        (Ok(kind), Some(program)) => {
-            let pod = if kind == Kind::Pod { parts(row, &env)? } else { None };
-            if kind == Kind::Pod && pod.is_none() {
-                return Ok(Err(NoLaunch::NoImage));
-            }
-            Ok((kind, Arc::new(Spec { program, args: words.collect(), env: constants, pod })))
+fn launch(read: catalog::JobType) -> Result<(Kind, Arc<Spec>), NoLaunch> {
+    let (kind, mut env, mut secrets) = (read.launch, Vec::new(), Vec::new());
+    for (variable, value) in read.env {
+        match value {
+            EnvValue::Constant(text) => env.push((variable, text)),
+            EnvValue::Secret(secret) => secrets.push(SecretValue { variable, name: secret.name, key: secret.key }),
         }
-    })
-}
-
-/// The settings that only Pods have; none without an image.
-fn parts(row: &Row, env: &serde_json::Value) -> Result<Option<Parts>, Error> {
-    let Some(image) = row.try_get("image")? else { return Ok(None) };
-    let secret = |(variable, value): (&String, &serde_json::Value)| {
-        let of = |at: &str| Some(value.get("from_secret")?.get(at)?.as_str()?.to_owned());
-        Some(SecretValue { variable: variable.clone(), name: of("name")?, key: of("key")? })
+    }
+    let mut words = read.command.into_iter().chain(read.args);
+    let program = words.next().ok_or(NoLaunch::NoCommand)?;
+    let pod = match kind {
+        Kind::Pod => Some(Parts {
+            image: read.image.ok_or(NoLaunch::NoImage)?,
+            secrets,
+            resources: read.resources,
+            service_account: read.service_account,
+            template: read.pod_template,
+        }),
+        Kind::Process | Kind::Resident => None,
     };
-    Ok(Some(Parts {
-        image,
-        secrets: env.as_object().into_iter().flatten().filter_map(secret).collect(),
-        resources: row.try_get("resources")?,
-        service_account: row.try_get("service_account")?,
-        template: row.try_get("pod_template")?,
-    }))
+    Ok((kind, Arc::new(Spec { program, args: words.collect(), env, pod })))
 }

@@ -4,29 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use serde_json::Value;
 
-/// How a type is launched.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// A command per job.
-    Process,
-    /// A handler kept alive per slot.
-    Resident,
-    /// A Pod per job, in a cluster.
-    Pod,
-}
-
-impl std::str::FromStr for Kind {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Kind, String> {
-        match text {
-            "process" => Ok(Kind::Process),
-            "resident" => Ok(Kind::Resident),
-            "pod" => Ok(Kind::Pod),
-            other => Err(format!("expected process, resident or pod, got {other}")),
-        }
-    }
-}
+pub use crate::catalog::LaunchKind as Kind;
 
 /// A program and its surroundings. Two equal ones may share a warm handler.
 #[derive(Debug, PartialEq, Eq)]
