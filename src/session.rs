@@ -64,9 +64,10 @@ impl Session {
         &self.options
     }
 
-    /// One call on a connection of the pool. No call is waited for longer than the lease: then the connection is dead.
+    /// One call on a connection of the pool. A connection that has not answered in half of the lease is dead: the call
+    /// can be said again while the lease holds.
     async fn call(&self, sql: &str, args: &[Arg<'_>]) -> Result<Vec<Row>, Error> {
-        call(&self.pool, self.options.lease, sql, args).await
+        call(&self.pool, self.options.lease / 2, sql, args).await
     }
 
     /// When the lease ends, unless it is extended: never later than the database thinks.

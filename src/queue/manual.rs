@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::{
     JobQueue,
-    manual_request::{Answer, Request},
+    manual_request::{Answer, Delivery, Request},
     manual_worker::ManualWorker,
 };
 use crate::{Error, Failure, Job, Status, session::outcome::Outcome};
@@ -35,7 +35,7 @@ impl JobQueue {
     /// ```
     pub async fn dequeue(&self) -> Result<Option<Job>, Error> {
         let delivery = self.ask(Request::Dequeue).await?;
-        Ok(delivery.map(|delivery| delivery.accept()))
+        Ok(delivery.map(Delivery::accept))
     }
 
     /// Completes a job that `dequeue` gave out. The call is repeated while the database is away, until the lease ends.
@@ -124,7 +124,7 @@ impl JobQueue {
     }
 
     async fn end(&self, id: Uuid, outcome: Outcome) -> Result<Answer, Error> {
-        self.ask(|answer| Request::End { id, outcome, answer }).await
+        Ok(self.ask(|answer| Request::End { id, outcome, answer }).await?.accept())
     }
 
     /// Asks the background task, which is started if there is none (or its runtime has ended).

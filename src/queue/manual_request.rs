@@ -3,18 +3,23 @@
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
-use crate::{Error, Job, Status, session::outcome::Outcome};
+use crate::{
+    Error, Job, Status,
+    session::outcome::{Outcome, Verdict},
+};
 
 /// The calls of callers.
 pub(super) enum Request {
-    Dequeue(oneshot::Sender<Result<Option<Delivery>, Error>>),
+    Dequeue(oneshot::Sender<Result<Option<Delivery<Job>>, Error>>),
     End {
         id: Uuid,
         outcome: Outcome,
-        answer: oneshot::Sender<Result<Answer, Error>>,
+        answer: oneshot::Sender<Result<Delivery<Answer>, Error>>,
     },
     /// Nobody received this job.
     Return(Uuid),
+    /// Nobody heard this answer.
+    Unheard(Uuid, Answer),
 }
 
 /// How an end was answered.
@@ -26,27 +31,43 @@ pub(super) enum Answer {
     NotHeld,
 }
 
-/// A job on its way to a caller. If the caller is gone, the job goes back.
-pub(super) struct Delivery {
-    job: Option<Job>,
+impl Answer {
+    /// The answer that follows from a verdict; none if only the job's status tells.
+    pub(super) fn of(verdict: Verdict) -> Option<Answer> {
+        Some(match verdict {
+            Verdict::Completed => Answer::Now(Status::Completed),
+            Verdict::Retried | Verdict::Released => Answer::Now(Status::Pending),
+            Verdict::Failed => Answer::Now(Status::Failed),
+            Verdict::Cancelled => Answer::Now(Status::Cancelled),
+            Verdict::ResultRefused { retried: true } => Answer::ResultRefused(Status::Pending),
+            Verdict::ResultRefused { retried: false } => Answer::ResultRefused(Status::Failed),
+            Verdict::LeaseLost => Answer::NotHeld,
+            Verdict::FailedUnheard => return None,
+        })
+    }
+}
+
+/// A value on its way to a caller. If the caller is gone, the background task hears of that by another request.
+pub(super) struct Delivery<T> {
+    content: Option<(T, Request)>,
     back: mpsc::WeakUnboundedSender<Request>,
 }
 
-impl Delivery {
-    pub(super) fn new(job: Job, back: mpsc::WeakUnboundedSender<Request>) -> Delivery {
-        Delivery { job: Some(job), back }
+impl<T> Delivery<T> {
+    pub(super) fn new(value: T, otherwise: Request, back: mpsc::WeakUnboundedSender<Request>) -> Delivery<T> {
+        Delivery { content: Some((value, otherwise)), back }
     }
 
-    pub(super) fn accept(mut self) -> Job {
-        self.job.take().expect("a delivery has its job until it is accepted")
+    pub(super) fn accept(mut self) -> T {
+        self.content.take().expect("a delivery has its value until it is accepted").0
     }
 }
 
-impl Drop for Delivery {
+impl<T> Drop for Delivery<T> {
     fn drop(&mut self) {
-        if let (Some(job), Some(back)) = (&self.job, self.back.upgrade()) {
+        if let (Some((_, otherwise)), Some(back)) = (self.content.take(), self.back.upgrade()) {
             // A task that has ended holds nothing.
-            let _ = back.send(Request::Return(job.id));
+            let _ = back.send(otherwise);
         }
     }
 }

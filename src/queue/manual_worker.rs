@@ -19,16 +19,15 @@ use super::{
 };
 use crate::{
     ClaimedJob, Error, Job, Session, SessionOptions, Status,
-    session::{
-        outcome::{Outcome, Verdict},
-        report::Report,
-    },
+    session::{outcome::Outcome, report::Report},
 };
 
 /// Between two tries while the database is away: at first, and at most.
 const RETRY_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 /// How long the database may take to hear that this worker ends.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Behind a backlog, maintenance has its turn this often.
+const MAINTAIN_EVERY: Duration = Duration::from_millis(500);
 /// How many answers are remembered for a caller that dropped its future and may say the call again.
 const UNHEARD_ANSWERS: usize = 1024;
 
@@ -39,12 +38,13 @@ pub(super) struct ManualWorker {
     registration: Option<Registration>,
     /// The jobs that callers have.
     held: HashMap<Uuid, ClaimedJob>,
-    waiting: VecDeque<oneshot::Sender<Result<Option<Delivery>, Error>>>,
+    waiting: VecDeque<oneshot::Sender<Result<Option<Delivery<Job>>, Error>>>,
     report: Report,
     /// Who waits for the end of a job that is in the report.
-    ending: HashMap<Uuid, Vec<oneshot::Sender<Result<Answer, Error>>>>,
+    ending: HashMap<Uuid, Vec<oneshot::Sender<Result<Delivery<Answer>, Error>>>>,
     unheard: VecDeque<(Uuid, Answer)>,
     used_at: Instant,
+    maintained_at: Instant,
 }
 
 impl ManualWorker {
@@ -62,6 +62,7 @@ impl ManualWorker {
             ending: HashMap::new(),
             unheard: VecDeque::new(),
             used_at: Instant::now(),
+            maintained_at: Instant::now(),
         };
         tokio::spawn(worker.run(received));
         requests
@@ -117,6 +118,7 @@ impl ManualWorker {
                     self.report.add(job, Outcome::Released);
                 }
             }
+            Request::Unheard(id, answer) => self.remember(id, answer),
         }
     }
 
@@ -145,7 +147,7 @@ impl ManualWorker {
         match claimed {
             Ok(jobs) => {
                 self.deliver(jobs);
-                self.claim_promoted(&session).await;
+                self.maintain(&session).await;
                 Ok(())
             }
             Err(Error::LeaseLost(_)) => {
@@ -164,14 +166,15 @@ impl ManualWorker {
         }
     }
 
-    /// Nothing was due: jobs whose time has come need not wait for a worker elsewhere to promote them.
-    async fn claim_promoted(&mut self, session: &Session) {
+    /// Jobs whose time has come need not wait for a worker elsewhere to promote them, nor behind a backlog.
+    async fn maintain(&mut self, session: &Session) {
         self.waiting.retain(|waiting| !waiting.is_closed());
-        if self.waiting.is_empty() {
+        if self.waiting.is_empty() && self.maintained_at.elapsed() < MAINTAIN_EVERY {
             return;
         }
+        self.maintained_at = Instant::now();
         let claimed = match session.keep().await {
-            Ok(done) if done.promoted > 0 => session.claim(self.waiting.len()).await,
+            Ok(done) if done.promoted > 0 && !self.waiting.is_empty() => session.claim(self.waiting.len()).await,
             Ok(_) => Ok(Vec::new()),
             Err(error) => Err(error),
         };
@@ -188,9 +191,9 @@ impl ManualWorker {
     fn deliver(&mut self, jobs: Vec<ClaimedJob>) {
         for claimed in jobs {
             let job = Job::running(&claimed, &self.options.name);
+            let delivery = Delivery::new(job, Request::Return(claimed.id), self.own.clone());
             self.unheard.retain(|(id, _)| *id != claimed.id);
             self.held.insert(claimed.id, claimed);
-            let delivery = Delivery::new(job, self.own.clone());
             if let Some(waiting) = self.waiting.pop_front() {
                 let _ = waiting.send(Ok(Some(delivery)));
             }
@@ -200,29 +203,27 @@ impl ManualWorker {
     async fn answer_ends(&mut self, session: &Session) {
         for (id, verdict) in self.report.take_verdicts() {
             let Some(waiting) = self.ending.remove(&id) else { continue };
-            let answer = match verdict {
-                Verdict::Completed => Answer::Now(Status::Completed),
-                Verdict::Retried | Verdict::Released => Answer::Now(Status::Pending),
-                Verdict::Failed => Answer::Now(Status::Failed),
-                Verdict::Cancelled => Answer::Now(Status::Cancelled),
-                Verdict::ResultRefused { retried: true } => Answer::ResultRefused(Status::Pending),
-                Verdict::ResultRefused { retried: false } => Answer::ResultRefused(Status::Failed),
+            let answer = match Answer::of(verdict) {
+                Some(answer) => answer,
                 // The attempt has failed. If the status cannot be read, the likelier one is told.
-                Verdict::FailedUnheard => match session.job_status(id).await {
-                    Ok(Some(status)) => Answer::Now(status),
-                    Ok(None) | Err(_) => Answer::Now(Status::Pending),
-                },
-                Verdict::LeaseLost => Answer::NotHeld,
+                None => Answer::Now(session.job_status(id).await.ok().flatten().unwrap_or(Status::Pending)),
             };
             self.answer(id, waiting, answer);
         }
     }
 
-    /// Answers, and remembers the answer if nobody heard it.
-    fn answer(&mut self, id: Uuid, waiting: Vec<oneshot::Sender<Result<Answer, Error>>>, answer: Answer) {
-        // Each of them is answered; one that hears is enough.
-        let heard = waiting.into_iter().filter_map(|waiting| waiting.send(Ok(answer)).ok()).count() > 0;
-        if !heard && !matches!(answer, Answer::NotHeld) {
+    /// Answers. An answer that nobody hears is remembered: its caller may say the call again.
+    fn answer(&mut self, id: Uuid, waiting: Vec<oneshot::Sender<Result<Delivery<Answer>, Error>>>, answer: Answer) {
+        for waiting in waiting {
+            let delivery = Delivery::new(answer, Request::Unheard(id, answer), self.own.clone());
+            if let Err(Ok(unheard)) = waiting.send(Ok(delivery)) {
+                self.remember(id, unheard.accept());
+            }
+        }
+    }
+
+    fn remember(&mut self, id: Uuid, answer: Answer) {
+        if !matches!(answer, Answer::NotHeld) && !self.held.contains_key(&id) {
             self.unheard.truncate(UNHEARD_ANSWERS - 1);
             self.unheard.push_front((id, answer));
         }
@@ -251,8 +252,8 @@ impl ManualWorker {
         self.registration = None;
         self.held.clear();
         drop(self.report.take_jobs());
-        for waiting in self.ending.drain().flat_map(|(_, waiting)| waiting) {
-            let _ = waiting.send(Ok(Answer::NotHeld));
+        for (id, waiting) in std::mem::take(&mut self.ending) {
+            self.answer(id, waiting, Answer::NotHeld);
         }
     }
 
