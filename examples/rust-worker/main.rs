@@ -1,4 +1,5 @@
 //! A program that runs jobs itself, by three handlers: `DATABASE_URL=… cargo run --example rust-worker`.
+#![expect(clippy::print_stdout, reason = "a program prints")]
 
 use rowlock::{Failure, Job, JobQueue, worker::JobContext, worker::Worker};
 

@@ -8,13 +8,16 @@ use crate::{
     session::outcome::{Outcome, Verdict},
 };
 
+/// A caller that waits for an answer.
+pub(super) type Caller<T> = oneshot::Sender<Result<T, Error>>;
+
 /// The calls of callers.
 pub(super) enum Request {
-    Dequeue(oneshot::Sender<Result<Option<Delivery<Job>>, Error>>),
+    Dequeue(Caller<Option<Delivery<Job>>>),
     End {
         id: Uuid,
         outcome: Outcome,
-        answer: oneshot::Sender<Result<Delivery<Answer>, Error>>,
+        answer: Caller<Delivery<Answer>>,
     },
     /// Nobody received this job.
     Return(Uuid),

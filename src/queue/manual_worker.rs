@@ -10,11 +10,11 @@ use std::{
 };
 
 use deadpool_postgres::Pool;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use super::{
-    manual_request::{Answer, Delivery, Request},
+    manual_request::{Answer, Caller, Delivery, Request},
     registration::{Registration, lease_end},
 };
 use crate::{
@@ -38,10 +38,10 @@ pub(super) struct ManualWorker {
     registration: Option<Registration>,
     /// The jobs that callers have.
     held: HashMap<Uuid, ClaimedJob>,
-    waiting: VecDeque<oneshot::Sender<Result<Option<Delivery<Job>>, Error>>>,
+    waiting: VecDeque<Caller<Option<Delivery<Job>>>>,
     report: Report,
     /// Who waits for the end of a job that is in the report.
-    ending: HashMap<Uuid, Vec<oneshot::Sender<Result<Delivery<Answer>, Error>>>>,
+    ending: HashMap<Uuid, Vec<Caller<Delivery<Answer>>>>,
     unheard: VecDeque<(Uuid, Answer)>,
     used_at: Instant,
     maintained_at: Instant,
@@ -213,7 +213,7 @@ impl ManualWorker {
     }
 
     /// Answers. An answer that nobody hears is remembered: its caller may say the call again.
-    fn answer(&mut self, id: Uuid, waiting: Vec<oneshot::Sender<Result<Delivery<Answer>, Error>>>, answer: Answer) {
+    fn answer(&mut self, id: Uuid, waiting: Vec<Caller<Delivery<Answer>>>, answer: Answer) {
         for waiting in waiting {
             let delivery = Delivery::new(answer, Request::Unheard(id, answer), self.own.clone());
             if let Err(Ok(unheard)) = waiting.send(Ok(delivery)) {

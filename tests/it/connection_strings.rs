@@ -332,6 +332,7 @@ fn said(command: &mut Command) -> Result<String, String> {
 
 #[tokio::test]
 #[ignore = "the other side of the comparison below, in a process of its own"]
+#[expect(clippy::print_stdout, reason = "the other process reads it")]
 async fn prints_what_it_is_connected_to() {
     let string = std::env::var("TEST_CONNECTION_STRING").unwrap();
     let answer = async {
