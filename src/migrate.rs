@@ -13,9 +13,8 @@ use std::{
 use tokio_postgres::{Client, IsolationLevel, Transaction, types::Type};
 
 use self::files::{checksum, release, text_name};
-pub(crate) use self::files::{release_number, text_digest};
 pub use self::{
-    files::{MIGRATIONS, Migration, TEXTS, Text},
+    files::{MIGRATIONS, Migration, TEXTS, Text, release_number, text_digest},
     status::{MigrationStatus, status},
 };
 use crate::Error;

@@ -1,10 +1,10 @@
 //! The catalogue: job types and schedules as a YAML file has them, checked and loaded. Each mistake has its line.
 //!
-//! - [`job_type`]: one [`JobType`] for the file, for the row and for the worker. `schedule`: jobs by the clock.
+//! - `job_type`: one `JobType` for the file, for the row and for the worker. `schedule`: jobs by the clock.
 //! - `fields`: values that are checked while they are read. `pod_keys`: whether Kubernetes knows a key.
 //!
 //! A new key of a job type is written in three places: as a column (the table, its view, `put_job_type` and
-//! `job_types_v1`), as a field of [`JobType`], and in the docs (`docs/cli.md`). `tests/cases/job_types.json` holds
+//! `job_types_v1`), as a field of `JobType`, and in the docs (`docs/cli.md`). `tests/cases/job_types.json` holds
 //! the file's checks against those of the database.
 
 mod entry;

@@ -54,13 +54,23 @@ pub const TEXTS: &[Text] = texts![
 ];
 
 /// Names the texts of this program; `rowlock.metrics_v1` says the same of those in the database.
-pub(crate) fn text_digest() -> String {
+///
+/// ```
+/// assert_eq!(rowlock::migrate::text_digest().len(), 64);
+/// ```
+#[must_use]
+pub fn text_digest() -> String {
     let lines: Vec<String> = TEXTS.iter().map(|t| format!("{} {}", t.file, checksum(t.sql))).collect();
     checksum(&lines.join("\n"))
 }
 
 /// The release as one number, in which a later one is larger, as `rowlock.metrics_v1` tells it.
-pub(crate) fn release_number() -> f64 {
+///
+/// ```
+/// assert!(rowlock::migrate::release_number() > 0.0);
+/// ```
+#[must_use]
+pub fn release_number() -> f64 {
     release().iter().fold(0.0, |sum, n| sum * 1000.0 + f64::from(*n))
 }
 
