@@ -47,7 +47,7 @@ fn types() -> Vec<(&'static str, Option<&'static str>, Value)> {
         ),
         ("no-command", Some("no_command"), json!({"command": []})),
         ("no-program", Some("spawn_failed"), json!({"command": ["no-such-program"]})),
-        ("pod", Some("unsupported_launch"), json!({"launch": "pod", "command": ["true"]})),
+        ("pod", Some("unsupported_launch"), json!({"launch": "pod", "image": "i", "command": ["true"]})),
         ("answers", None, resident(r#"echo '{"ok": true}'; read -r line"#)),
         ("echoes", Some("invalid_result"), resident(r#"echo "$line"; read -r line"#)),
         ("says", Some("invalid_result"), resident(r#"echo "got $line"; read -r line"#)),
