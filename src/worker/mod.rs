@@ -42,9 +42,9 @@ const REGISTER_RETRY: (Duration, Duration) = (Duration::from_millis(500), Durati
 /// worker that loses its lease stops its jobs and goes on as another one.
 ///
 /// # Errors
-/// The database's, when the worker cannot start or is refused (once it has worked, it keeps trying while the database
-/// is away or shows a certificate that is not believed); [`Error::LeaseLost`] when its lease ended
-/// while it drained.
+/// The database's, when the worker is refused for a reason that time does not mend (once it has worked, the worker also
+/// waits for an operator to mend a certificate, a password or a right); [`Error::LeaseLost`] when its lease ended while it
+/// drained.
 pub(crate) async fn run<L: Launcher>(
     queue: &JobQueue,
     options: &WorkerOptions,
@@ -63,8 +63,8 @@ pub(crate) async fn run<L: Launcher>(
                 (has_worked, wait) = (true, REGISTER_RETRY.0);
                 tracing::warn!(%error, "registering anew");
             }
-            // A lease may well be lost because the database is away.
-            Err(error) if has_worked && error.may_pass() => {
+            // A database that is away is waited for, also at the start. Who has worked waits for an operator, too.
+            Err(error) if error.is_transient() || (has_worked && error.may_pass()) => {
                 tracing::warn!(%error, "the database is away, trying to register again");
                 tokio::select! {
                     () = tokio::time::sleep(wait) => wait = (2 * wait).min(REGISTER_RETRY.1),

@@ -171,6 +171,7 @@ async fn drain_in_turn(scene: &mut Scene, ways: &Ways) -> Vec<Worker> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a bar of time: make soak, on a machine with nothing else to do"]
 async fn jobs_worked_by_hand_are_with_nobody_no_longer_when_answers_are_lost() {
     let mut scene = Scene::new(&[]).await;
     let ways = Ways::to(&scene.db, count(100)).await;
@@ -240,11 +241,13 @@ async fn weather_it(program: &str, with: impl FnOnce(Fleet) -> Fleet) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a bar of time: make soak, on a machine with nothing else to do"]
 async fn a_worker_whose_answers_are_lost_leaves_no_job_with_nobody() {
     weather_it("rowlock worker", |fleet| fleet).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a bar of time: make soak, on a machine with nothing else to do"]
 async fn a_worker_inside_a_program_whose_answers_are_lost_leaves_no_job_with_nobody() {
     weather_it("a worker inside a program", Fleet::in_process).await;
 }

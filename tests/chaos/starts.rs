@@ -17,6 +17,7 @@ use crate::{
 const AGAIN: Duration = Duration::from_secs(2);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a bar of time: make soak"]
 async fn programs_started_while_the_database_is_away_wait_for_it_and_say_so() {
     let turn = turn().await;
     let (n, leaders, away) = if soak() { (20, 2, Duration::from_secs(60)) } else { (4, 1, Duration::from_secs(5)) };

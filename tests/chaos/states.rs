@@ -242,6 +242,7 @@ fn replace_ended(weather: &Weather, workers: &mut [Worker], state: State, ended:
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a bar of time: make soak, on a machine with nothing else to do"]
 async fn no_state_of_the_server_ends_a_worker_or_costs_a_job_an_attempt() {
     let mut weather = Weather::start().await;
     let states = count_of(STATES.len(), 200);

@@ -168,7 +168,7 @@ fn a_catalogue_is_checked_and_loaded_whole_or_not_at_all() {
     let bad = "types:\n  - {name: good, command: [x]}\n  - name: bad\n    command: [x]\n    tiemout: 1s\n";
     run_with(&["types", "apply", "-f", "-"], bad).exits(4).says("line 5").says("tiemout");
     let refused = "types:\n  - {name: good, command: [x]}\n  - {name: bad, command: [x], max_retries: 40000}\n";
-    run_with(&["types", "apply", "-f", "-"], refused).exits(4).says("type bad").says("max_retries");
+    run_with(&["types", "apply", "-f", "-"], refused).exits(4).says("line 3").says("max_retries");
     assert!(!run(&["types", "list", "-o", "name"]).out.contains("good"));
     let schedules = "schedules:\n  - {name: a, type: t, cron: '61 * * * *'}\n";
     alone(&["types", "lint", "-f", "-"], schedules).exits(4).says("line 2: schedule a: cron: expected five fields");
