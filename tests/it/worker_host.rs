@@ -115,12 +115,16 @@ async fn a_hurry_reaches_a_worker_whose_database_is_away() {
 }
 
 #[tokio::test]
-async fn a_timeout_beyond_every_calendar_is_a_timeout() {
+async fn a_row_that_cannot_be_used_fails_its_own_jobs_with_the_reason_and_ends_no_worker() {
     let (q, db) = with_type(json!({"command": ["true"]})).await;
-    // The doors refuse such a time; a row from elsewhere must not end a worker.
-    db.run("UPDATE rowlock.job_type SET timeout = '270000 years'").await;
-    let id = q.enqueue("t", json!({})).await.unwrap().id;
+    put_type(&db, json!({"name": "well", "command": ["true"]})).await;
+    // The doors refuse such a time; the row is from elsewhere.
+    db.run("UPDATE rowlock.job_type SET timeout = '270000 years' WHERE name = 't'").await;
+    let odd = q.enqueue("t", json!({})).await.unwrap().id;
+    let well = q.enqueue("well", json!({})).await.unwrap().id;
     drain(&q).await;
-    let job = job(&q, id).await;
-    assert_eq!(job.status, Status::Completed, "{:?}", job.error);
+    let failed = job(&q, odd).await;
+    assert_eq!(failed.status, Status::Failed);
+    assert!(failed.error.as_deref().is_some_and(|error| error.contains("timeout: ")), "{:?}", failed.error);
+    assert_eq!(job(&q, well).await.status, Status::Completed);
 }
