@@ -42,9 +42,9 @@ const REGISTER_RETRY: (Duration, Duration) = (Duration::from_millis(500), Durati
 /// worker that loses its lease stops its jobs and goes on as another one.
 ///
 /// # Errors
-/// The database's, when the worker is refused for a reason that time does not mend (once it has worked, the worker also
-/// waits for an operator to mend a certificate, a password or a right); [`Error::LeaseLost`] when its lease ended while it
-/// drained.
+/// The database's, when the worker is refused for a reason that time does not mend (once it has worked, the worker
+/// also waits for an operator to mend a certificate, a password or a right); [`Error::LeaseLost`] when its lease ended
+/// while it drained.
 pub(crate) async fn run<L: Launcher>(
     queue: &JobQueue,
     options: &WorkerOptions,
