@@ -179,7 +179,7 @@ impl Target {
         let ready = self.refreshed();
         let answer = dial::dial(&ready.plan, &ready.tls).await;
         answer.map_err(|error| {
-            let login = error.code().is_some_and(|code| code.starts_with("28"));
+            let login = error.is_refused_login();
             if login || matches!(error, Error::Tls(_)) {
                 ready.is_stale.store(true, Ordering::Relaxed);
             }

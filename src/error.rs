@@ -201,6 +201,15 @@ impl Error {
         self.code() == Some("25006")
     }
 
+    /// Whether the server, or the pooler before it, refused who logs in. Older poolers say so with one code for all.
+    pub(crate) fn is_refused_login(&self) -> bool {
+        match self {
+            Error::Login { .. } => true,
+            Error::Database(e) => e.as_db_error().is_some_and(|db| sqlstate::is_login(db.code().code(), db.message())),
+            _ => false,
+        }
+    }
+
     /// A login that was refused with a password out of a file.
     pub(crate) fn login(e: &tokio_postgres::error::DbError, file: &std::path::Path) -> Error {
         let (code, message) = (e.code().code().to_owned(), e.message().to_owned());

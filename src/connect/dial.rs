@@ -189,7 +189,7 @@ fn named(server: &Server) -> String {
 
 /// Adds what only the caller knows: which socket, and where the password came from.
 fn explain(error: Error, server: &Server, file: Option<&Path>, unused: Option<String>) -> Error {
-    let login = error.code().is_some_and(|code| code.starts_with("28"));
+    let login = error.is_refused_login();
     match &error {
         Error::Database(e) if login => match (file, e.as_db_error()) {
             (Some(file), Some(db)) => Error::login(db, file),

@@ -103,12 +103,13 @@ pub(super) fn of_code(code: &str) -> Option<MendedBy> {
 }
 
 /// Poolers say everything with one code, so that only their words tell an outage from a wrong name.
-const FINAL_WORDS: [&str; 8] = [
+const FINAL_WORDS: [&str; 9] = [
     "no such database",
     "no such user",
     "unsupported startup parameter",
     "unsupported pkt type",
     "password",
+    "auth failed",
     "SSL required",
     "Tenant or user not found",
     "bind message",
@@ -123,6 +124,12 @@ pub(super) fn of_answer(code: &str, message: &str) -> MendedBy {
         // A code of an extension or of a server that only resembles PostgreSQL.
         None => Operator,
     }
+}
+
+/// Whether it is the client's own login that was refused, not one of a pooler at its server.
+pub(super) fn is_login(code: &str, message: &str) -> bool {
+    let of_pooler = ["auth failed", "password authentication failed"];
+    code.starts_with("28") || code == "08P01" && of_pooler.iter().any(|words| message.starts_with(words))
 }
 
 #[cfg(test)]
@@ -177,6 +184,8 @@ mod tests {
         ] {
             assert_eq!(of_answer("08P01", message), verdict, "{message}");
         }
+        assert!(is_login("28P01", "no") && is_login("08P01", "auth failed"));
+        assert!(!is_login("08P01", "server login failed: FATAL password authentication failed for user \"x\""));
         assert_eq!(of_answer("XX000", "Tenant or user not found"), Operator);
         assert_eq!(of_answer("CR000", "something of another server"), Operator);
     }

@@ -77,7 +77,12 @@ async fn a_reader_lists_everything_that_has_a_view() {
     db.client.query(schedule, &[]).await.unwrap();
     assert_eq!(run(&admin, &["enqueue", "t"]).0, 0);
     let reader = url_as(&db, "rowlock_reader").await;
-    for list in [&["queues", "list"][..], &["types", "list"], &["schedules", "list"], &["workers"]] {
+    let id: uuid::Uuid = db.one("SELECT id FROM rowlock.jobs", &[]).await;
+    let get = ["jobs", "get", &id.to_string()].map(str::to_owned);
+    let get: Vec<&str> = get.iter().map(String::as_str).collect();
+    for list in
+        [&["queues", "list"][..], &["types", "list"], &["schedules", "list"], &["workers"], &["jobs", "list"], &get]
+    {
         assert_eq!(run(&reader, list), (0, String::new()), "{list:?}");
     }
     let output = rowlock(&reader, &["schedules", "list", "-o", "json"]).output().unwrap();
