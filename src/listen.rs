@@ -20,6 +20,18 @@ use uuid::Uuid;
 
 use crate::{Error, JobQueue, Target};
 
+/// The payload of the NOTIFY by which a keeper gives its place back (`rowlock.stop_worker_v1`).
+const KEEPER_ENDED: &str = "keeper";
+
+/// Who is woken by what is heard.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Wakes {
+    /// A job came, or something else that ends a wait.
+    pub jobs: Arc<Notify>,
+    /// The keeper has given its place back.
+    pub keeper: Arc<Notify>,
+}
+
 /// Whether somebody listens. If nobody can, polling goes on as it always does.
 #[derive(Debug, Default)]
 pub(crate) struct Listener(AtomicBool);
@@ -44,7 +56,7 @@ pub(crate) fn listen(
     target: Target,
     worker: Uuid,
     ping: Duration,
-    wake: Arc<Notify>,
+    wakes: Wakes,
     end: CancellationToken,
 ) -> Arc<Listener> {
     let listener = Arc::new(Listener::default());
@@ -54,7 +66,7 @@ pub(crate) fn listen(
         while !end.is_cancelled() {
             let started = Instant::now();
             tokio::select! {
-                heard = hear(&target, worker, ping, &wake, &told) => {
+                heard = hear(&target, worker, ping, &wakes, &told) => {
                     if let Err(error) = heard {
                         tracing::debug!(%error, "not listening");
                     }
@@ -64,7 +76,7 @@ pub(crate) fn listen(
             if told.0.swap(false, Ordering::Relaxed) {
                 tracing::info!("LISTEN is lost; polling goes on");
             }
-            wake.notify_one();
+            wakes.jobs.notify_one();
             wait = if started.elapsed() > Duration::from_secs(30) {
                 Duration::from_millis(200)
             } else {
@@ -80,7 +92,7 @@ pub(crate) fn listen(
 }
 
 /// Hears until the connection ends or is deaf.
-async fn hear(target: &Target, worker: Uuid, ping: Duration, wake: &Notify, listener: &Listener) -> Result<(), Error> {
+async fn hear(target: &Target, worker: Uuid, ping: Duration, wakes: &Wakes, listener: &Listener) -> Result<(), Error> {
     let deaf = || Error::Pool(format!("LISTEN: nothing heard within {ping:?}"));
     let connecting = tokio::time::timeout(ping.max(Duration::from_secs(1)), target.listen_connection());
     let (client, mut connection) = connecting.await.map_err(|_| deaf())??;
@@ -105,10 +117,11 @@ async fn hear(target: &Target, worker: Uuid, ping: Duration, wake: &Notify, list
                     silent_at = Instant::now() + 2 * ping;
                     if !listener.0.swap(true, Ordering::Relaxed) {
                         // What came before it listened was not heard.
-                        wake.notify_one();
+                        wakes.jobs.notify_one();
                     }
                 }
-                Some(Ok(AsyncMessage::Notification(_))) => wake.notify_one(),
+                Some(Ok(AsyncMessage::Notification(n))) if n.payload() == KEEPER_ENDED => wakes.keeper.notify_one(),
+                Some(Ok(AsyncMessage::Notification(_))) => wakes.jobs.notify_one(),
                 Some(Ok(_)) => {}
                 Some(Err(e)) => return Err(e.into()),
                 None => return Ok(()),

@@ -24,7 +24,7 @@ use tokio_postgres::Row;
 use uuid::Uuid;
 
 use self::call::{Arg, call};
-pub use self::options::{Failure, HeartbeatAnswer, Kept, SessionOptions};
+pub use self::options::{Failure, HeartbeatAnswer, Maintained, SessionOptions};
 use crate::{ClaimedJob, Error, hints::Hints, job::holds::Holds};
 
 /// A registered worker. Shared by reference between the tasks of one process.

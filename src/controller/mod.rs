@@ -43,10 +43,7 @@ mod store;
 pub mod target;
 mod ticks;
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -59,7 +56,12 @@ pub use history::History;
 pub use limits::{InvalidLimits, Limits, Rule};
 
 use self::{lead::LeaderTerm, reconcile::Reconciler, store::Store, target::Target};
-use crate::{Error, JobQueue, SessionOptions, listen, maintenance, metrics::Facts};
+use crate::{
+    Error, JobQueue, SessionOptions,
+    listen::{self, Wakes},
+    maintenance,
+    metrics::Facts,
+};
 
 /// Two reconciliations are no closer than this, however often a NOTIFY comes.
 const RECONCILE_DEBOUNCE: Duration = Duration::from_millis(100);
@@ -110,9 +112,9 @@ pub async fn run<T: Target>(queue: JobQueue, target: T, options: Options, end: C
     let id = Uuid::now_v7();
     let store = Store::new(&queue);
     let (terms, term) = watch::channel(None);
-    let wake = Arc::new(Notify::new());
+    let wakes = Wakes::default();
     let address = listen::target(&queue, options.listen_url.as_deref())?;
-    listen::listen(address, id, Duration::from_secs(5), wake.clone(), end.clone());
+    listen::listen(address, id, Duration::from_secs(5), wakes.clone(), end.clone());
     let tasks = TaskTracker::new();
     let name = lead::name_in(&SessionOptions::default().name, options.namespace.as_deref());
     let (rivals, rival) = watch::channel(None);
@@ -123,14 +125,14 @@ pub async fn run<T: Target>(queue: JobQueue, target: T, options: Options, end: C
         let store = maintained.clone();
         async move { store.maintain(id).await }
     };
-    tasks.spawn(maintenance::maintain(round, end.clone()));
+    tasks.spawn(maintenance::maintain(round, wakes.keeper, end.clone()));
     tasks.spawn(ticks::tick(store.clone(), term.clone(), end.clone()));
     if let Some(source) = options.catalog {
         tasks.spawn(configmaps::sync(store.clone(), source, term.clone(), end.clone()));
     }
     tasks.close();
     let mut reconciler = Reconciler::new(store, target, options.facts);
-    reconcile(&mut reconciler, (term, rival), &wake, options.tick, &end).await;
+    reconcile(&mut reconciler, (term, rival), &wakes.jobs, options.tick, &end).await;
     tasks.wait().await;
     Ok(reconciler.target)
 }

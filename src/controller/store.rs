@@ -15,7 +15,7 @@ use super::scaler_error::ScalerError;
 use crate::{
     Error, JobQueue,
     hints::HintArgs,
-    session::Kept,
+    session::Maintained,
     statement::{self, Args},
 };
 
@@ -83,8 +83,8 @@ impl Store {
     }
 
     /// Does one round of maintenance.
-    pub(super) async fn maintain(&self, holder: Uuid) -> Result<Kept, Error> {
-        Kept::read(&self.rows(Kept::SQL, &[(&holder, Type::UUID)]).await?[0])
+    pub(super) async fn maintain(&self, holder: Uuid) -> Result<Maintained, Error> {
+        Maintained::read(&self.rows(Maintained::SQL, &[(&holder, Type::UUID)]).await?[0])
     }
 
     pub(super) async fn observe(

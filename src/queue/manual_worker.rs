@@ -173,7 +173,7 @@ impl ManualWorker {
             return;
         }
         self.maintained_at = Instant::now();
-        let claimed = match session.keep().await {
+        let claimed = match session.maintain().await {
             Ok(done) if done.promoted > 0 && !self.waiting.is_empty() => session.claim(self.waiting.len()).await,
             Ok(_) => Ok(Vec::new()),
             Err(error) => Err(error),

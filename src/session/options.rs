@@ -99,7 +99,7 @@ pub struct HeartbeatAnswer {
 
 /// The effects of one round of maintenance.
 #[derive(Debug, Clone, Copy)]
-pub struct Kept {
+pub struct Maintained {
     /// Whether this worker is the keeper now.
     pub keeper: bool,
     /// Jobs whose time had come.
@@ -108,11 +108,11 @@ pub struct Kept {
     pub rescued: i32,
 }
 
-impl Kept {
+impl Maintained {
     /// One round for a holder, and how its answer is read.
     pub(crate) const SQL: &str = "SELECT keeper, promoted, rescued FROM rowlock.maintain_v1($1)";
 
-    pub(crate) fn read(row: &Row) -> Result<Kept, Error> {
-        Ok(Kept { keeper: row.try_get(0)?, promoted: row.try_get(1)?, rescued: row.try_get(2)? })
+    pub(crate) fn read(row: &Row) -> Result<Maintained, Error> {
+        Ok(Maintained { keeper: row.try_get(0)?, promoted: row.try_get(1)?, rescued: row.try_get(2)? })
     }
 }

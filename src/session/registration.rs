@@ -10,7 +10,7 @@ use tokio_postgres::types::Type;
 use uuid::Uuid;
 
 use super::{
-    HeartbeatAnswer, Kept, Session, SessionOptions,
+    HeartbeatAnswer, Maintained, Session, SessionOptions,
     call::{Arg, call},
 };
 use crate::Error;
@@ -96,31 +96,31 @@ impl Session {
     ///
     /// ```no_run
     /// # async fn f(session: rowlock::Session) -> Result<(), rowlock::Error> {
-    /// session.sleep().await?;
+    /// session.subscribe().await?;
     /// let jobs = session.claim(10).await?; // one may have come just before
     /// if jobs.is_empty() {
     ///     // wait for NOTIFY, or poll
     /// }
-    /// session.wake().await?;
+    /// session.unsubscribe().await?;
     /// # Ok(()) }
     /// ```
-    pub async fn sleep(&self) -> Result<(), Error> {
+    pub async fn subscribe(&self) -> Result<(), Error> {
         let args: [Arg<'_>; 2] = [(&self.id, Type::UUID), (&self.options.queues, Type::TEXT_ARRAY)];
         self.call("SELECT rowlock.subscribe_v1($1, $2)", &args).await?;
         Ok(())
     }
 
-    /// Ends [`Session::sleep`].
+    /// Ends [`Session::subscribe`].
     ///
     /// # Errors
     /// [`Error::Database`].
     ///
     /// ```no_run
     /// # async fn f(session: rowlock::Session) -> Result<(), rowlock::Error> {
-    /// session.wake().await?;
+    /// session.unsubscribe().await?;
     /// # Ok(()) }
     /// ```
-    pub async fn wake(&self) -> Result<(), Error> {
+    pub async fn unsubscribe(&self) -> Result<(), Error> {
         self.call("SELECT rowlock.unsubscribe_v1($1)", &[(&self.id, Type::UUID)]).await?;
         Ok(())
     }
@@ -133,19 +133,19 @@ impl Session {
     ///
     /// ```no_run
     /// # async fn f(session: rowlock::Session) -> Result<(), rowlock::Error> {
-    /// let kept = session.keep().await?;
-    /// if kept.keeper {
-    ///     println!("{} jobs became due, {} were rescued", kept.promoted, kept.rescued);
+    /// let done = session.maintain().await?;
+    /// if done.keeper {
+    ///     println!("{} jobs became due, {} were rescued", done.promoted, done.rescued);
     /// }
     /// # Ok(()) }
     /// ```
-    pub async fn keep(&self) -> Result<Kept, Error> {
-        let rows = self.call(Kept::SQL, &[(&self.id, Type::UUID)]).await?;
-        let kept = Kept::read(&rows[0])?;
-        if kept.rescued > 0 {
+    pub async fn maintain(&self) -> Result<Maintained, Error> {
+        let rows = self.call(Maintained::SQL, &[(&self.id, Type::UUID)]).await?;
+        let done = Maintained::read(&rows[0])?;
+        if done.rescued > 0 {
             self.hints().put_back();
         }
-        Ok(kept)
+        Ok(done)
     }
 
     /// Ends the worker's life. Release its jobs first; what it still holds is rescued.

@@ -114,9 +114,9 @@ impl<'a, L: Launcher> Engine<'a, L> {
             let asleep = idle && !draining && listener.connected() && !self.options.stop_when_empty;
             if asleep {
                 // Subscribe first, then look once more: a job committed in between is not missed.
-                self.caller.call(|| self.caller.session.sleep()).await?;
+                self.caller.call(|| self.caller.session.subscribe()).await?;
                 if self.flush_and_claim(false).await? > 0 {
-                    self.caller.call(|| self.caller.session.wake()).await?;
+                    self.caller.call(|| self.caller.session.unsubscribe()).await?;
                     continue;
                 }
             }
@@ -135,7 +135,7 @@ impl<'a, L: Launcher> Engine<'a, L> {
             }
             self.apply_heartbeat()?;
             if asleep {
-                self.caller.call(|| self.caller.session.wake()).await?;
+                self.caller.call(|| self.caller.session.unsubscribe()).await?;
             }
         }
     }

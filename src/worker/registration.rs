@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{sync::Notify, time::timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::{
@@ -11,7 +11,12 @@ use super::{
     options::{Shutdown, WorkerOptions, WorkerSummary},
     until_lease_ends::UntilLeaseEnds,
 };
-use crate::{Error, JobQueue, Session, SessionOptions, listen, maintenance, session::heartbeat::Heartbeat};
+use crate::{
+    Error, JobQueue, Session, SessionOptions,
+    listen::{self, Wakes},
+    maintenance,
+    session::heartbeat::Heartbeat,
+};
 
 /// How long the last call to the database may take.
 const STOP_TIMEOUT: Duration = Duration::from_secs(1);
@@ -38,19 +43,19 @@ pub(super) async fn run_registered<L: Launcher>(
     let heartbeat = Heartbeat::start(session.clone(), shutdown.drain.clone(), lease_until);
     let caller = UntilLeaseEnds::new(session.clone(), heartbeat.beats.clone(), shutdown.clone(), options.grace);
     caller.bounded(launcher.start(&session, options.concurrency)).await?;
-    let wake = Arc::new(Notify::new());
+    let wakes = Wakes::default();
     let target = listen::target(queue, options.listen_url.as_deref())?;
     let ping = (options.lease / 3).max(Duration::from_millis(200));
-    let listener = listen::listen(target, session.id(), ping, wake.clone(), beside.clone());
+    let listener = listen::listen(target, session.id(), ping, wakes.clone(), beside.clone());
     let maintainer = session.clone();
     let round = move || {
         let session = maintainer.clone();
-        async move { session.keep().await }
+        async move { session.maintain().await }
     };
-    let maintenance = tokio::spawn(maintenance::maintain(round, beside.clone()));
+    let maintenance = tokio::spawn(maintenance::maintain(round, wakes.keeper, beside.clone()));
 
     let mut engine = Engine::new(caller, options, launcher.clone(), summary);
-    let result = engine.work(&wake, &listener, shutdown).await;
+    let result = engine.work(&wakes.jobs, &listener, shutdown).await;
     match &result {
         Ok(()) => engine.close().await,
         Err(_) => engine.kill_all().await,

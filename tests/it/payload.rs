@@ -1,10 +1,6 @@
 //! A payload on its way to jsonb: every digit arrives, and what jsonb cannot hold is refused by name.
 
-use std::{
-    collections::HashMap,
-    io::Write,
-    process::{Command, Output, Stdio},
-};
+use std::collections::HashMap;
 
 use rowlock::{Error, Field, Job, JobQueue, NewJob, TypedJob};
 use serde_json::{json, value::RawValue};
@@ -82,52 +78,29 @@ async fn every_digit_comes_back() {
     assert!(result.get().contains(LONG) && result.get().contains(FINE), "{}", result.get());
 }
 
-fn rowlock(url: &str, args: &[&str], stdin: &str) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_rowlock"));
-    command.args(args).env_clear().env("DATABASE_URL", url);
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(stdin.as_bytes()).unwrap();
-    child.wait_with_output().unwrap()
-}
-
-#[cfg(feature = "cli")]
-#[tokio::test]
-async fn every_digit_arrives_from_the_command_line_and_is_shown() {
-    let db = database().await;
-    assert!(rowlock(&db.url, &["enqueue", "t", &long()], "").status.success());
-    assert_exact(&db, 1, "argument").await;
-    let output = rowlock(&db.url, &["enqueue", "t", "-", "-o", "name"], &format!("\n  {} \n", long()));
-    let id = String::from_utf8(output.stdout).unwrap();
-    for format in ["json", "table", "wide"] {
-        let shown = rowlock(&db.url, &["jobs", "get", id.trim(), "-o", format], "").stdout;
-        let shown = String::from_utf8(shown).unwrap();
-        assert!(shown.contains(LONG) && shown.contains(FINE), "{format}: {shown}");
-    }
-    assert_exact(&db, 1, "standard input").await;
+/// Payloads that jsonb does not take, with the codes that say so.
+fn refused() -> [(String, &'static [&'static str]); 4] {
+    let deep = format!("{}1{}", r#"{"a":"#.repeat(10_000), "}".repeat(10_000));
+    [
+        (r#"{"secret": "\u0000"}"#.into(), &["22P05"]),
+        (r#"{"secret": "\ud800"}"#.into(), &["22P02"]),
+        (r#"{"secret": 1e200000}"#.into(), &["22003"]),
+        (deep, &["RL002", "54001"]),
+    ]
 }
 
 #[tokio::test]
 async fn what_jsonb_cannot_hold_is_refused_as_the_payload_and_stores_nothing() {
     let db = database().await;
     let q = JobQueue::connect(&db.url).await.unwrap();
-    let deep = format!("{}1{}", r#"{"a":"#.repeat(10_000), "}".repeat(10_000));
-    for (payload, codes) in [
-        (r#"{"secret": "\u0000"}"#, &["22P05"][..]),
-        (r#"{"secret": "\ud800"}"#, &["22P02"]),
-        (r#"{"secret": 1e200000}"#, &["22003"]),
-        (&deep, &["RL002", "54001"]),
-    ] {
-        let jobs = [NewJob::new("a", json!({})), NewJob::new("a", text(payload))];
+    for (payload, codes) in refused() {
+        let jobs = [NewJob::new("a", json!({})), NewJob::new("a", text(&payload))];
         for error in [q.enqueue_job(&jobs[1]).await.unwrap_err(), q.enqueue_many(&jobs).await.unwrap_err()] {
             assert!(codes.contains(&error.code().unwrap()), "{error}");
             assert!(matches!(error, Error::Refused { field: Field::Payload, .. }), "{error:?}");
             let said = error.to_string();
             assert!(said.contains("payload: expected") && !said.contains("secret") && said.len() < 300, "{said}");
         }
-        let output = rowlock(&db.url, &["enqueue", "a", "-"], payload);
-        let said = String::from_utf8(output.stderr).unwrap();
-        assert_eq!(output.status.code(), Some(4), "{said}");
-        assert!(said.starts_with("error: payload: expected"), "{said}");
     }
     // Nor is a NUL in opts blamed on the payload alone.
     let job = NewJob::new("a", json!({})).opts(json!({"tags": ["\0"]}));
@@ -147,4 +120,50 @@ async fn a_value_without_a_json_form_is_refused_when_it_is_enqueued() {
         assert_eq!(error.to_string(), "payload is not valid: key must be a string");
     }
     assert!(q.list_jobs(None, 10).await.unwrap().is_empty());
+}
+
+#[cfg(feature = "cli")]
+mod from_the_command_line {
+    use std::{
+        io::Write,
+        process::{Command, Output, Stdio},
+    };
+
+    use super::{FINE, LONG, assert_exact, long, refused};
+    use crate::support::database;
+
+    fn rowlock(url: &str, args: &[&str], stdin: &str) -> Output {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_rowlock"));
+        command.args(args).env_clear().env("DATABASE_URL", url);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(stdin.as_bytes()).unwrap();
+        child.wait_with_output().unwrap()
+    }
+
+    #[tokio::test]
+    async fn every_digit_arrives_and_is_shown() {
+        let db = database().await;
+        assert!(rowlock(&db.url, &["enqueue", "t", &long()], "").status.success());
+        assert_exact(&db, 1, "argument").await;
+        let output = rowlock(&db.url, &["enqueue", "t", "-", "-o", "name"], &format!("\n  {} \n", long()));
+        let id = String::from_utf8(output.stdout).unwrap();
+        for format in ["json", "table", "wide"] {
+            let shown = rowlock(&db.url, &["jobs", "get", id.trim(), "-o", format], "").stdout;
+            let shown = String::from_utf8(shown).unwrap();
+            assert!(shown.contains(LONG) && shown.contains(FINE), "{format}: {shown}");
+        }
+        assert_exact(&db, 1, "standard input").await;
+    }
+
+    #[tokio::test]
+    async fn what_jsonb_cannot_hold_is_refused_as_the_payload() {
+        let db = database().await;
+        for (payload, _) in refused() {
+            let output = rowlock(&db.url, &["enqueue", "a", "-"], &payload);
+            let said = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(4), "{said}");
+            assert!(said.starts_with("error: payload: expected"), "{said}");
+        }
+        assert_eq!(db.one::<i64>("SELECT count(*) FROM rowlock.jobs", &[]).await, 0);
+    }
 }
