@@ -86,6 +86,7 @@ CREATE TABLE rowlock.job_type (
   max_concurrency     int4,
   rate                float8,     -- starts per second, whole cluster
   no_retry_exit_codes int4[] NOT NULL DEFAULT '{}',
+  on_lost_lease       text CHECK (on_lost_lease IN ('continue', 'stop')),
   payload_schema      jsonb,
   keep_completed      interval,
   keep_failed         interval,
@@ -114,13 +115,13 @@ CREATE TABLE rowlock.ready (
   rank        int2 NOT NULL,
   attempts    int2 NOT NULL DEFAULT 0,
   max_retries int2 NOT NULL,
-  crashes     int2 NOT NULL DEFAULT 0,
   moved       boolean NOT NULL DEFAULT false,
   type        text NOT NULL,
   payload     jsonb NOT NULL,
   unique_key  text,
   opts        jsonb,             -- tags, headers, timeout_seconds; null when none was given
   error       text,              -- of the attempt before
+  lost_by     uuid[],            -- workers that were lost while they ran it; those that live are in survivor
   PRIMARY KEY (queue, rank, pos)
 ) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
 CREATE INDEX ready_moved ON rowlock.ready (id) WHERE moved;
@@ -153,8 +154,22 @@ CREATE TABLE rowlock.worker (
   started_at  timestamptz NOT NULL DEFAULT clock_timestamp(),
   heartbeat_at timestamptz NOT NULL DEFAULT clock_timestamp(),
   lease_until timestamptz NOT NULL,
-  lease       interval NOT NULL  -- its length: a deadline further ahead than that is of a clock that went back
+  lease       interval NOT NULL, -- its length: a deadline further ahead than that is of a clock that went back
+  ended       boolean NOT NULL DEFAULT false  -- it said so itself: what it still holds has not killed it
 ) WITH (fillfactor = 50, autovacuum_vacuum_threshold = 200);
+
+-- Workers whose lease was over before they could say that they live: they were not killed by what they ran.
+CREATE TABLE rowlock.survivor (
+  worker uuid PRIMARY KEY,
+  at     timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
+-- The start of the server under which the leases run. Unlogged, so that recovery after a crash and a promotion empty
+-- it: then, and after a restart, no worker could extend its lease for a while, and none is lost for that (see rescue).
+CREATE UNLOGGED TABLE rowlock.server_start (
+  at timestamptz PRIMARY KEY
+);
+INSERT INTO rowlock.server_start VALUES (pg_postmaster_start_time());
 
 -- A receipt: the jobs one claim took, whole, so that a rescue can put them back.
 -- done lists those already ended; the last one takes the receipt with it.

@@ -21,7 +21,7 @@ BEGIN
          EXISTS (SELECT FROM cancel_request c WHERE c.worker = complete_v1.worker)
     INTO v_worker, v_keep, v_cancel
     FROM worker w WHERE w.id = complete_v1.worker AND w.lease_until > v_now;
-  IF NOT FOUND THEN RETURN QUERY SELECT unnest(ids); RETURN; END IF;
+  IF NOT FOUND THEN RETURN QUERY SELECT unnest(ids) FROM await_renewal(); RETURN; END IF;
 
   -- The receipts are locked first, in order: of two calls for one job, the second sees the first's.
   WITH receipt AS MATERIALIZED (
@@ -74,4 +74,4 @@ COMMENT ON FUNCTION rowlock.complete_v1 IS
 'Ends running jobs as completed, with their results. Element i of leases and ids is one job. Answers the ids it refused
 because the lease is lost; those it changed nothing for. May be called inside a job''s own transaction: then the job''s
 effects in this database and its completion commit together.
-SQLSTATEs: RL021, RL020. Locks: the receipts, until the transaction ends.';
+SQLSTATEs: RL021; 40001 just after a start of the server. Locks: the receipts, until the transaction ends.';

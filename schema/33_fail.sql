@@ -30,7 +30,9 @@ BEGIN
     PERFORM refuse('RL021', 'leases, ids, errors, retryable, reasons: expected arrays of equal length');
   END IF;
   SELECT w.name INTO v_worker FROM worker w WHERE w.id = fail_v1.worker AND w.lease_until > clock_timestamp();
-  IF FOUND THEN
+  IF NOT FOUND THEN
+    PERFORM await_renewal();
+  ELSE
     FOR v IN SELECT t.*, GREATEST(date_part('epoch', clock_timestamp() - t.claimed_at), 0) AS ran
                FROM take_back(fail_v1.worker, leases, coalesce(ids, '{}')) t ORDER BY t.ord LOOP
       v_job := v.job;
@@ -50,4 +52,4 @@ END $$;
 COMMENT ON FUNCTION rowlock.fail_v1 IS
 'Ends an attempt with an error (its first 8192 characters are kept): the job is retried while attempts < max_retries
 and retryable, after the type''s backoff, else it has failed. Answers each job''s new status, or lease lost.
-SQLSTATEs: RL021. Locks: the receipts.';
+SQLSTATEs: RL021; 40001 just after a start of the server. Locks: the receipts.';

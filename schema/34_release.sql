@@ -19,7 +19,9 @@ BEGIN
     PERFORM refuse('RL010', 'delays: expected finite numbers from 0 to 315360000 (10 years)');
   END IF;
   SELECT w.name INTO v_worker FROM worker w WHERE w.id = release_v1.worker AND w.lease_until > clock_timestamp();
-  IF FOUND THEN
+  IF NOT FOUND THEN
+    PERFORM await_renewal();
+  ELSE
     FOR v IN SELECT t.* FROM take_back(release_v1.worker, leases, coalesce(ids, '{}')) t ORDER BY t.ord LOOP
       v_job := v.job;
       v_seen := v_seen || v_job.id;
@@ -35,4 +37,4 @@ COMMENT ON FUNCTION rowlock.release_v1 IS
 'Hands running jobs back unfinished, each in its old place (its delay null) or after its delay in seconds, and with a
 text that says why (null: the job keeps its own). No attempt is consumed unless retried. Answers the ids it refused
 because the lease is lost.
-SQLSTATEs: RL010, RL021. Locks: the receipts.';
+SQLSTATEs: RL010, RL021; 40001 just after a start of the server. Locks: the receipts.';

@@ -1,8 +1,28 @@
 -- A worker's registration: its lease, its heartbeat, its sleep, its end.
 
+CREATE OR REPLACE FUNCTION rowlock.server_is_known() RETURNS boolean
+LANGUAGE sql STABLE SET search_path = pg_catalog, rowlock, pg_temp AS $$
+  SELECT EXISTS (SELECT FROM server_start s WHERE s.at = pg_postmaster_start_time())
+$$;
+COMMENT ON FUNCTION rowlock.server_is_known IS
+'False after a start of the server, its recovery or its promotion, until renew_leases has run. Internal.';
+
+CREATE OR REPLACE FUNCTION rowlock.await_renewal() RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = pg_catalog, rowlock, pg_temp AS $$
+BEGIN
+  IF NOT server_is_known() THEN
+    RAISE EXCEPTION 'the server has just started, and every lease is about to begin anew'
+      USING ERRCODE = 'serialization_failure', HINT = 'Repeat the call: the keeper''s next round renews the leases.';
+  END IF;
+END $$;
+COMMENT ON FUNCTION rowlock.await_renewal IS
+'Refuses a worker whose lease seems to have ended, as long as renew_leases has not run: the worker is to ask again.
+SQLSTATEs: 40001. Internal.';
+
 CREATE OR REPLACE FUNCTION rowlock.lease_lost() RETURNS void
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, rowlock, pg_temp AS $$
 BEGIN
+  PERFORM await_renewal();
   PERFORM refuse('RL020', 'lease lost: worker is unknown or its lease has expired',
     'Stop its jobs and register again with rowlock.register_worker_v1.');
 END $$;
@@ -146,7 +166,13 @@ CREATE OR REPLACE FUNCTION rowlock.stop_worker_v1(worker uuid) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp AS $$
 #variable_conflict use_column
 BEGIN
-  UPDATE worker w SET lease_until = '-infinity', draining = true WHERE w.id = stop_worker_v1.worker;
+  UPDATE worker w SET lease_until = '-infinity', draining = true, ended = true
+   WHERE w.id = stop_worker_v1.worker AND w.lease_until > '-infinity';
+  IF NOT FOUND THEN
+    -- Its lease had ended, and its jobs were blamed for it, or are about to be.
+    INSERT INTO survivor (worker) VALUES (stop_worker_v1.worker) ON CONFLICT DO NOTHING;
+    UPDATE worker w SET ended = true WHERE w.id = stop_worker_v1.worker;
+  END IF;
   DELETE FROM subscription s WHERE s.worker = stop_worker_v1.worker;
   -- The keeper gives its place back, or due jobs would wait for the end of its second.
   UPDATE keeper k SET held_until = '-infinity' WHERE k.holder = stop_worker_v1.worker;
@@ -155,8 +181,9 @@ BEGIN
      AND NOT EXISTS (SELECT FROM lease l WHERE l.worker = stop_worker_v1.worker);
 END $$;
 COMMENT ON FUNCTION rowlock.stop_worker_v1 IS
-'Ends a worker''s life at once. Release its jobs first; what it still holds is rescued. If it was the keeper, others
-hear of it by a NOTIFY of keeper on channel rowlock. Locks: its row, the keeper''s.';
+'Ends a worker''s registration at once. Release its jobs first; what it still holds is rescued, and blamed for nothing.
+A worker that has lost its lease says so here, too, before it registers anew: then its lost jobs were not its killers.
+If it was the keeper, others hear of it by a NOTIFY of keeper on channel rowlock. Locks: its row, the keeper''s.';
 
 CREATE OR REPLACE FUNCTION rowlock.active_jobs_v1(ids uuid[]) RETURNS TABLE (id uuid)
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp

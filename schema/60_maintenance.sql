@@ -81,10 +81,10 @@ BEGIN
       SELECT d.*, coalesce(d.execute_at < l.newest, false) AS late
         FROM due d JOIN lanes l ON l.queue = d.queue AND l.rank = d.rank ORDER BY d.execute_at, d.pos),
     put AS (
-      INSERT INTO ready (pos, id, created_at, execute_at, queue, rank, attempts, max_retries, crashes, moved, type,
-                         payload, unique_key, opts, error)
+      INSERT INTO ready (pos, id, created_at, execute_at, queue, rank, attempts, max_retries, moved, type, payload,
+                         unique_key, opts, error, lost_by)
       SELECT nextval('rowlock.position'), d.id, d.created_at, d.execute_at, d.queue, d.rank, d.attempts, d.max_retries,
-             d.crashes, true, d.type, d.payload, d.unique_key, d.opts, d.error
+             true, d.type, d.payload, d.unique_key, d.opts, d.error, d.lost_by
         FROM sorted d WHERE NOT d.late),
     counted AS (
       INSERT INTO tally (queue, type, pending, scheduled)
@@ -97,7 +97,7 @@ BEGIN
     SELECT (SELECT count(*) FROM due) + 0 * (SELECT w.n FROM woken w) AS n, l.late, l.job
       FROM (VALUES (1)) one
       LEFT JOIN (SELECT d.late, ROW(d.pos, d.id, d.created_at, d.execute_at, d.queue, d.rank, d.attempts, d.max_retries,
-                            d.crashes, true, d.type, d.payload, d.unique_key, d.opts, d.error)::rowlock.ready AS job
+                            true, d.type, d.payload, d.unique_key, d.opts, d.error, d.lost_by)::rowlock.ready AS job
                    FROM sorted d WHERE d.late ORDER BY d.execute_at DESC, d.pos DESC) l ON true
   LOOP
     v_n := v.n;
@@ -109,22 +109,50 @@ COMMENT ON FUNCTION rowlock.promote IS
 'Moves jobs whose time has come to ready, at most max, to the place that is theirs by the time they became due.
 Internal.';
 
+CREATE OR REPLACE FUNCTION rowlock.renew_leases() RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, rowlock, pg_temp AS $$
+BEGIN
+  IF server_is_known() THEN RETURN; END IF;
+  UPDATE worker w SET lease_until = clock_timestamp() + w.lease WHERE w.lease_until > '-infinity';
+  DELETE FROM server_start;
+  INSERT INTO server_start VALUES (pg_postmaster_start_time());
+END $$;
+COMMENT ON FUNCTION rowlock.renew_leases IS
+'After a start of the server, its recovery from a crash or its promotion: every lease begins anew, for no worker could
+extend its own meanwhile. Internal.';
+
+CREATE OR REPLACE FUNCTION rowlock.blame(job rowlock.ready, worker uuid, alone boolean) RETURNS uuid[]
+LANGUAGE plpgsql SET search_path = pg_catalog, rowlock, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+  -- Who has said meanwhile that it lives was not killed by anything.
+  v_lost uuid[] := ARRAY(SELECT l.id FROM unnest(job.lost_by) l(id)
+                          WHERE NOT EXISTS (SELECT FROM survivor s WHERE s.worker = l.id));
+BEGIN
+  RETURN CASE WHEN alone OR cardinality(v_lost) < 2 THEN v_lost || blame.worker ELSE v_lost END;
+END $$;
+COMMENT ON FUNCTION rowlock.blame IS
+'The workers that a job is blamed for, now that this worker was lost while it ran. In company it is blamed twice at
+most: from then on it is a suspect, and an engine runs a suspect alone. Internal.';
+
 CREATE OR REPLACE FUNCTION rowlock.rescue(max int DEFAULT 200) RETURNS int
 LANGUAGE plpgsql SET search_path = pg_catalog, rowlock, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
   v_worker record;
   v_leases int8[];
+  v_alone  boolean;
   v        record;
   v_job    rowlock.ready;
-  v_lost   boolean;
+  v_fails  boolean;
   v_n      int := 0;
 BEGIN
+  PERFORM renew_leases();
   -- A deadline further ahead than a lease is long is of a clock that has gone back since: it counts from now.
   UPDATE worker w SET lease_until = clock_timestamp() + w.lease WHERE w.lease_until > clock_timestamp() + w.lease;
   -- The dead are locked first: a worker that extends at this moment waits, and then finds its lease gone.
   FOR v_worker IN
-    SELECT w.id, w.name FROM worker w
+    SELECT w.id, w.name, w.ended FROM worker w
      WHERE w.lease_until < clock_timestamp() ORDER BY w.lease_until LIMIT 20 FOR UPDATE SKIP LOCKED
   LOOP
     UPDATE worker w SET lease_until = '-infinity', draining = true
@@ -132,25 +160,31 @@ BEGIN
     DELETE FROM subscription s WHERE s.worker = v_worker.id;
     v_leases := ARRAY(
       SELECT l.id FROM lease l WHERE l.worker = v_worker.id ORDER BY l.id LIMIT rescue.max FOR UPDATE SKIP LOCKED);
+    v_alone := (SELECT sum(l.remaining) = 1 FROM lease l WHERE l.worker = v_worker.id);
     FOR v IN SELECT t.* FROM take_back(v_worker.id, v_leases, NULL) t LOOP
       v_n := v_n + 1;
       v_job := v.job;
-      v_job.crashes := v_job.crashes + 1;
-      v_job.error := format('worker %s was lost while the job ran', v_worker.name);
-      v_lost := v_job.crashes >= 5;
-      IF v_lost THEN
-        v_job.error := format('its worker was lost %s times while it ran, last %s', v_job.crashes, v_worker.name);
+      v_job.error := format('worker %s ended while the job ran', v_worker.name);
+      IF NOT v_worker.ended THEN
+        v_job.lost_by := blame(v_job, v_worker.id, v_alone);
+        v_job.error := format('worker %s was lost while the job ran', v_worker.name);
       END IF;
-      PERFORM settle(v_job, v.claimed_at, v_worker.name, v.progress, CASE WHEN v_lost THEN 'failed' ELSE 'pending' END,
-        v_job.error, CASE WHEN v_lost THEN 'crash_loop' END);
+      v_fails := NOT v_worker.ended AND cardinality(v_job.lost_by) >= 5;
+      IF v_fails THEN
+        v_job.error := format('its worker was lost %s times while it ran, last %s', cardinality(v_job.lost_by),
+                              v_worker.name);
+      END IF;
+      PERFORM settle(v_job, v.claimed_at, v_worker.name, v.progress, CASE WHEN v_fails THEN 'failed' ELSE 'pending' END,
+        v_job.error, CASE WHEN v_fails THEN 'crash_loop' END);
     END LOOP;
     DELETE FROM worker w WHERE w.id = v_worker.id AND NOT EXISTS (SELECT FROM lease l WHERE l.worker = w.id);
   END LOOP;
   RETURN v_n;
 END $$;
 COMMENT ON FUNCTION rowlock.rescue IS
-'Puts the jobs of workers whose lease has expired back in their old place, without consuming an attempt; a job that lost
-five workers has failed. Internal.';
+'Puts the jobs of workers whose lease has expired back in their old place, without consuming an attempt. A job that lost
+five workers has failed, but it must have been all that three of them ran: what only stood beside the job that killed
+them does not fail for it. A worker that ended by itself, or has said since that it lives, blames nobody. Internal.';
 
 CREATE OR REPLACE FUNCTION rowlock.fold() RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, rowlock, pg_temp AS $$
@@ -261,10 +295,12 @@ BEGIN
     FROM (SELECT DISTINCT ON (o.name) o.* FROM queue o ORDER BY o.name, o.id) f
    WHERE q.name = f.name AND q.id <> f.id
      AND (q.paused, q.priority, q.max_retries) IS DISTINCT FROM (f.paused, f.priority, f.max_retries);
+  DELETE FROM survivor s WHERE s.at < clock_timestamp() - interval '30 days';
   PERFORM sweep_history();
 END $$;
 COMMENT ON FUNCTION rowlock.sweep IS
-'The rare part of maintenance: lanes, forgotten cancel requests, doubled queues, expired history. Internal.';
+'The rare part of maintenance: lanes, forgotten cancel requests and survivors, doubled queues, expired history.
+Internal.';
 
 CREATE OR REPLACE FUNCTION rowlock.maintain_part(part text) RETURNS int
 LANGUAGE plpgsql SET search_path = pg_catalog, rowlock, pg_temp AS $$

@@ -11,7 +11,7 @@ CREATE OR REPLACE VIEW rowlock.job_types AS
          max_concurrency, rate, no_retry_exit_codes, payload_schema,
          jsonb_strip_nulls(jsonb_build_object('completed', rowlock.interval_text(keep_completed),
                                               'failed', rowlock.interval_text(keep_failed))) AS keep,
-         service_account, pod_template, updated_at
+         service_account, pod_template, updated_at, on_lost_lease
     FROM rowlock.job_type;
 COMMENT ON VIEW rowlock.job_types IS
 'The job-type catalogue. max_concurrency and rate are empty: they are not enforced yet.';
@@ -57,13 +57,15 @@ COMMENT ON FUNCTION rowlock.backoff_problem IS 'What is wrong with the backoff o
 CREATE OR REPLACE FUNCTION rowlock.job_type_key_problem(key text, value jsonb) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, rowlock, pg_temp AS $$
   SELECT CASE
-    WHEN key IN ('name', 'queue', 'launch', 'image', 'service_account') AND jsonb_typeof(value) <> 'string'
+    WHEN key IN ('name', 'queue', 'launch', 'image', 'service_account', 'on_lost_lease') AND jsonb_typeof(value) <> 'string'
       THEN 'expected a text, got ' || jsonb_typeof(value)
     ELSE CASE key
       WHEN 'name' THEN name_problem(value #>> '{}')
       WHEN 'queue' THEN name_problem(value #>> '{}')
       WHEN 'launch' THEN CASE WHEN value #>> '{}' NOT IN ('process', 'resident', 'pod')
         THEN format('expected process, resident or pod, got %s', left(value #>> '{}', 64)) END
+      WHEN 'on_lost_lease' THEN CASE WHEN value #>> '{}' NOT IN ('continue', 'stop')
+        THEN format('expected continue or stop, got %s', left(value #>> '{}', 64)) END
       WHEN 'image' THEN CASE WHEN btrim(value #>> '{}') = '' THEN 'expected the name of an image' END
       WHEN 'service_account' THEN CASE WHEN btrim(value #>> '{}') = '' THEN 'expected a name' END
       WHEN 'command' THEN list_problem(value, 'string', 'texts')
@@ -86,7 +88,8 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, rowlock, pg_temp AS $$
       WHEN 'max_concurrency' THEN 'not enforced yet, and so refused; leave it out, and bound the workers instead'
       WHEN 'rate' THEN 'not enforced yet, and so refused; leave it out, and bound the workers instead'
       ELSE 'unknown key; known are name, queue, launch, image, command, args, env, resources, timeout, max_retries, '
-        || 'priority, backoff, expected, no_retry_exit_codes, payload_schema, keep, service_account, pod_template'
+        || 'priority, backoff, expected, no_retry_exit_codes, on_lost_lease, payload_schema, keep, service_account, '
+        || 'pod_template'
     END
   END
 $$;
@@ -162,16 +165,18 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION rowlock.put_job_type IS
 'Adds or replaces a job type: {name, queue, launch, image, command, args, env, resources, timeout, max_retries,
-priority, backoff, expected, no_retry_exit_codes, payload_schema, keep, service_account, pod_template}, as in a file. A
+priority, backoff, expected, no_retry_exit_codes, on_lost_lease, payload_schema, keep, service_account, pod_template},
+as in a file. A
 duration is a number of seconds or a text such as 30s; keep_completed and keep_failed may stand for keep.
 SQLSTATEs: RL001, RL003 to RL005, RL021, by key. Locks: the type''s row.';
 
 CREATE OR REPLACE FUNCTION rowlock.job_types_v1() RETURNS TABLE (name text, launch text, command text[], args text[],
   env jsonb, timeout_seconds float8, no_retry_exit_codes int4[], payload_schema jsonb, image text, resources jsonb,
-  service_account text, pod_template jsonb)
+  service_account text, pod_template jsonb, on_lost_lease text)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp AS $$
   SELECT t.name, t.launch, t.command, t.args, t.env, extract(epoch FROM t.timeout)::float8, t.no_retry_exit_codes,
-         t.payload_schema, t.image, t.resources, t.service_account, t.pod_template FROM job_type t
+         t.payload_schema, t.image, t.resources, t.service_account, t.pod_template, t.on_lost_lease
+    FROM job_type t
 $$;
 COMMENT ON FUNCTION rowlock.job_types_v1 IS 'What a worker needs to know of the job types. Locks: none.';
 

@@ -4,7 +4,8 @@
 //! - `text`, `dialect`: the grammar; what ORMs write. `settings`, `files`: libpq's options from the string, a service
 //!   and the environment; the service file and the password file.
 //! - `plan`, `protection`: which servers, as whom, with how much TLS. `tls`, `stream`: the same by rustls.
-//! - `dial`: a connection. `lent`: a pooled connection for one call.
+//! - `dial`: a connection. `presence`: whether a server that is not reached is away for everybody. `lent`: a pooled
+//!   connection for one call.
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
@@ -14,6 +15,7 @@ mod dialect;
 mod files;
 pub(crate) mod lent;
 mod plan;
+pub(crate) mod presence;
 mod protection;
 mod refusal;
 mod settings;
@@ -40,6 +42,7 @@ use tokio_postgres::Client;
 pub use self::stream::Connection;
 use self::{
     plan::{Place, Plan},
+    presence::Presence,
     settings::Surroundings,
     stream::Tls,
 };
@@ -53,6 +56,7 @@ pub struct Target {
     /// The address by which the server is reached instead of its own.
     by: Option<SocketAddr>,
     current: Arc<Mutex<Arc<Ready>>>,
+    presence: Arc<Presence>,
 }
 
 #[derive(Clone)]
@@ -113,7 +117,7 @@ impl Target {
 
     fn new(source: Source, by: Option<SocketAddr>) -> Result<Target, Error> {
         let ready = Ready::read(source.text()?, by)?;
-        Ok(Target { source, by, current: Arc::new(Mutex::new(Arc::new(ready))) })
+        Ok(Target { source, by, current: Arc::new(Mutex::new(Arc::new(ready))), presence: Arc::default() })
     }
 
     /// The host that the string names first, and its port; none for a socket's directory.
@@ -177,7 +181,7 @@ impl Target {
     /// ```
     pub async fn listen_connection(&self) -> Result<(Client, Connection), Error> {
         let ready = self.refreshed();
-        let answer = dial::dial(&ready.plan, &ready.tls).await;
+        let answer = dial::dial(&ready.plan, &ready.tls, &self.presence).await;
         answer.map_err(|error| {
             let login = error.is_refused_login();
             if login || matches!(error, Error::Tls(_)) {
@@ -192,6 +196,11 @@ impl Target {
                 (_, error) => error,
             }
         })
+    }
+
+    /// The signs by which this program knows whether the server is away for everybody.
+    pub(crate) fn presence(&self) -> &Arc<Presence> {
+        &self.presence
     }
 
     fn current(&self) -> Arc<Ready> {
@@ -248,12 +257,8 @@ impl deadpool_postgres::Connect for Dialer {
         Box::pin(async {
             match self.0.listen_connection().await {
                 Ok((client, connection)) => {
-                    let task = async {
-                        if let Err(error) = connection.await {
-                            tracing::debug!(%error, "a connection ended");
-                        }
-                    };
-                    Ok((client, tokio::spawn(task)))
+                    let presence = self.0.presence.clone();
+                    Ok((client, tokio::spawn(async move { presence.serve(connection).await })))
                 }
                 Err(error) => Err(error.carried().await),
             }

@@ -1,7 +1,7 @@
 //! A job as the queue shows it. Its rooms: `new`, a job to enqueue; `claimed`, a job that a worker holds; `holds`, the
 //! list of all that a worker holds.
 
-mod claimed;
+pub(crate) mod claimed;
 pub(crate) mod holds;
 mod new;
 

@@ -12,7 +12,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::stream::{StreamExt, poll_fn};
 use tokio::sync::Notify;
 use tokio_postgres::AsyncMessage;
 use tokio_util::sync::CancellationToken;
@@ -96,7 +95,6 @@ async fn hear(target: &Target, worker: Uuid, ping: Duration, wakes: &Wakes, list
     let deaf = || Error::Pool(format!("LISTEN: nothing heard within {ping:?}"));
     let connecting = tokio::time::timeout(ping.max(Duration::from_secs(1)), target.listen_connection());
     let (client, mut connection) = connecting.await.map_err(|_| deaf())??;
-    let mut messages = poll_fn(move |cx| connection.poll_message(cx));
     // A channel of its own: an echo wakes nobody else.
     let own = format!("rowlock_{}", worker.simple());
     let speak = async {
@@ -112,7 +110,7 @@ async fn hear(target: &Target, worker: Uuid, ping: Duration, wakes: &Wakes, list
         tokio::select! {
             // Only ever ends with an error.
             spoken = &mut speak => return spoken,
-            message = messages.next() => match message {
+            message = target.presence().message(&mut connection) => match message {
                 Some(Ok(AsyncMessage::Notification(n))) if n.channel() == own => {
                     silent_at = Instant::now() + 2 * ping;
                     if !listener.0.swap(true, Ordering::Relaxed) {

@@ -46,6 +46,8 @@ pub(crate) struct JobType {
     pub rate: (),
     #[serde(default, deserialize_with = "fields::exit_codes")]
     pub no_retry_exit_codes: Vec<u8>,
+    #[serde(default)]
+    pub on_lost_lease: Option<OnLostLease>,
     #[serde(default, deserialize_with = "fields::schema")]
     pub payload_schema: Option<Value>,
     #[serde(default)]
@@ -54,6 +56,37 @@ pub(crate) struct JobType {
     pub service_account: Option<String>,
     #[serde(default)]
     pub pod_template: Option<Value>,
+}
+
+/// The way of a running job when its worker can no longer extend the lease because the database is away for everybody.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(try_from = "String", into = "&'static str")]
+pub(crate) enum OnLostLease {
+    /// It goes on: nobody else can begin it.
+    Continue,
+    /// It stops when the lease does.
+    Stop,
+}
+
+impl TryFrom<String> for OnLostLease {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<OnLostLease, String> {
+        match &*text {
+            "continue" => Ok(OnLostLease::Continue),
+            "stop" => Ok(OnLostLease::Stop),
+            other => Err(format!("on_lost_lease: expected continue or stop, got {other}")),
+        }
+    }
+}
+
+impl From<OnLostLease> for &'static str {
+    fn from(way: OnLostLease) -> &'static str {
+        match way {
+            OnLostLease::Continue => "continue",
+            OnLostLease::Stop => "stop",
+        }
+    }
 }
 
 /// How a type is launched.

@@ -20,7 +20,7 @@ use tokio_postgres::types::Type;
 use self::entry::Entry;
 pub use self::job_type::LaunchKind;
 pub(crate) use self::{
-    job_type::{EnvValue, JobType},
+    job_type::{EnvValue, JobType, OnLostLease},
     schedule::Schedule,
 };
 use crate::{Error, JobQueue};

@@ -3,7 +3,7 @@
 use std::{
     hash::{BuildHasher, RandomState},
     path::Path,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio_postgres::{
@@ -13,29 +13,42 @@ use tokio_postgres::{
 
 use super::{
     plan::{Place, Plan, SOCKET_DIRS, Server, SessionAttrs},
+    presence::{Absence, Presence},
     protection::Mode,
     stream::{Connection, Tls},
 };
 use crate::Error;
 
 /// Connects to the first server that answers and has the kind of session that is wanted.
-pub(super) async fn dial(plan: &Plan, tls: &Tls) -> Result<(Client, Connection), Error> {
+pub(super) async fn dial(plan: &Plan, tls: &Tls, presence: &Presence) -> Result<(Client, Connection), Error> {
+    let began = Instant::now();
     use SessionAttrs::{Any, PreferStandby, Standby};
     let passes: &[SessionAttrs] = if plan.session == PreferStandby { &[Standby, Any] } else { &[plan.session] };
     let mut order: Vec<&Server> = plan.servers.iter().collect();
     if plan.shuffle {
         shuffle(&mut order);
     }
-    let mut failed = None;
+    let (mut failed, mut signs) = (None, Vec::new());
     for wanted in passes {
         for server in &order {
-            match knock(plan, tls, server, *wanted).await {
-                Ok(connected) => return Ok(connected),
-                Err(error) if ends_the_search(&error) => return Err(error),
-                Err(error) => failed = Some(error),
+            let mut sign = Absence::Unknown;
+            match knock(plan, tls, server, *wanted, &mut sign).await {
+                Ok(connected) => {
+                    presence.met();
+                    return Ok(connected);
+                }
+                Err(error) if ends_the_search(&error) => {
+                    presence.met();
+                    return Err(error);
+                }
+                Err(error) => {
+                    failed = Some(error);
+                    signs.push(sign);
+                }
             }
         }
     }
+    presence.missed(began, &signs);
     Err(failed.expect("a plan has a server"))
 }
 
@@ -56,19 +69,25 @@ fn ends_the_search(error: &Error) -> bool {
 }
 
 /// One server, without and with TLS as the mode has it.
-async fn knock(plan: &Plan, tls: &Tls, server: &Server, wanted: SessionAttrs) -> Result<(Client, Connection), Error> {
+async fn knock(
+    plan: &Plan,
+    tls: &Tls,
+    server: &Server,
+    wanted: SessionAttrs,
+    sign: &mut Absence,
+) -> Result<(Client, Connection), Error> {
     let (first, second) = match (&server.place, plan.mode) {
         (Place::AnySocket | Place::Socket(_), _) | (_, Mode::Disable) => (SslMode::Disable, None),
         (_, Mode::Allow) => (SslMode::Disable, Some(SslMode::Require)),
         (_, Mode::Prefer) => (SslMode::Prefer, Some(SslMode::Disable)),
         (_, Mode::Require) => (SslMode::Require, None),
     };
-    let (mut client, mut connection) = match once(plan, tls, server, first).await {
+    let (mut client, mut connection) = match once(plan, tls, server, first, sign).await {
         Ok(connected) => connected,
         Err(error) => match second {
             // Only where the other way can end otherwise: pg_hba.conf knows with and without TLS.
             Some(second) if matches!(error, Error::Tls(_)) || error.code() == Some("28000") => {
-                match once(plan, tls, server, second).await {
+                match once(plan, tls, server, second, sign).await {
                     Ok(connected) => connected,
                     // Without the first try nobody would learn why it came to the second.
                     Err(_) if plan.mode == Mode::Prefer => return Err(error),
@@ -90,6 +109,7 @@ async fn knock(plan: &Plan, tls: &Tls, server: &Server, wanted: SessionAttrs) ->
         };
         if !fits {
             let is = if standby {
+                *sign = Absence::Standby;
                 "a standby"
             } else if read_only {
                 "read-only"
@@ -121,7 +141,13 @@ async fn ask(client: &mut Client, connection: &mut Connection) -> Result<(bool, 
 }
 
 /// One try, which ends within the connect timeout: a server that accepts and says nothing must not hold us.
-async fn once(plan: &Plan, tls: &Tls, server: &Server, mode: SslMode) -> Result<(Client, Connection), Error> {
+async fn once(
+    plan: &Plan,
+    tls: &Tls,
+    server: &Server,
+    mode: SslMode,
+    sign: &mut Absence,
+) -> Result<(Client, Connection), Error> {
     let password = plan.password_for(server);
     let mut config = Config::new();
     match &server.place {
@@ -154,7 +180,13 @@ async fn once(plan: &Plan, tls: &Tls, server: &Server, mode: SslMode) -> Result<
         None => config.keepalives(false),
         Some(k) => config.keepalives_idle(k.idle).keepalives_interval(k.interval).keepalives_retries(k.count),
     };
-    let answer = within(plan, server, async { Ok(config.connect(tls.clone()).await?) }).await;
+    let connecting = async {
+        config.connect(tls.clone()).await.map_err(|error| {
+            *sign = Absence::of(&error);
+            error.into()
+        })
+    };
+    let answer = within(plan, server, connecting).await;
     answer.map_err(|error| explain(error, server, password.file.as_deref(), password.unused))
 }
 

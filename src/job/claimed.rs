@@ -41,6 +41,8 @@ pub struct ClaimedJob {
     /// `tags`, `headers`, `timeout_seconds`, if any were given.
     pub opts: Option<Value>,
     pub(crate) worker: Uuid,
+    /// The job has lost two workers: an engine runs it alone.
+    pub(crate) suspect: bool,
     pub(crate) hold: Hold,
 }
 
@@ -80,5 +82,37 @@ impl ClaimedJob {
     pub(crate) fn timeout(&self) -> Option<Duration> {
         let seconds = self.opts.as_ref()?.get("timeout_seconds")?.as_f64()?;
         Duration::try_from_secs_f64(seconds).ok()
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+pub(crate) mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::job::holds::Holds;
+
+    /// A job that nobody has claimed.
+    pub(crate) fn job(id: u128) -> ClaimedJob {
+        let id = Uuid::from_u128(id);
+        ClaimedJob {
+            id,
+            job_type: "t".into(),
+            queue: "q".into(),
+            payload: RawValue::from_string("{\"secret\": 1}".into()).unwrap(),
+            priority: 5,
+            attempts: 2,
+            max_retries: 3,
+            created_at: DateTime::UNIX_EPOCH,
+            execute_at: DateTime::UNIX_EPOCH,
+            claimed_at: DateTime::UNIX_EPOCH,
+            unique_key: None,
+            error: None,
+            opts: None,
+            worker: Uuid::from_u128(9),
+            suspect: false,
+            hold: Arc::new(Holds::default()).hold(4, id),
+        }
     }
 }

@@ -120,6 +120,9 @@ impl Launcher for Commands {
             Ok(job_type) => job_type,
             Err(Unknown { after, error }) => return Outcome::HandedBack { after: Some(after), error }.into(),
         };
+        if job_type.as_ref().is_some_and(|job_type| job_type.stops_with_the_lease) {
+            stops.stop_with_the_lease();
+        }
         match admit(job, job_type.as_deref(), &self.options.accept) {
             Ok(plan) => registered.run(plan, job, stops, progress, &self.host).await,
             Err(failure) => Outcome::Failed(failure).into(),
@@ -133,6 +136,10 @@ impl Launcher for Commands {
             registered.groups.set_deadline(deadline);
         }
         self.options.facts.tick(Instant::now());
+    }
+
+    fn runs_beside_the_worker(&self, job: &ClaimedJob) -> bool {
+        !self.current().is_some_and(|registered| registered.types.is_pod(&job.job_type))
     }
 
     fn paused_until(&self) -> Option<Instant> {

@@ -20,6 +20,7 @@ pub(super) struct JobType {
     pub launch: Result<(Kind, Arc<Spec>), NoLaunch>,
     pub timeout: Option<Duration>,
     pub no_retry_exit_codes: Vec<i32>,
+    pub stops_with_the_lease: bool,
     /// Compiled once; an invalid one is an error text for every job of the type.
     pub schema: Option<Result<jsonschema::Validator, String>>,
 }
@@ -68,6 +69,11 @@ const UNKNOWN_RETRY: Duration = Duration::from_secs(1);
 impl JobTypes {
     pub(super) async fn load(queue: &JobQueue) -> Result<JobTypes, Error> {
         Ok(JobTypes { known: Mutex::new(Known::read(queue).await?), reading: tokio::sync::Mutex::default() })
+    }
+
+    /// Whether a type is known to run in Pods of its own.
+    pub(super) fn is_pod(&self, name: &str) -> bool {
+        self.known().types.get(name).is_some_and(|found| matches!(found.launch, Ok((Kind::Pod, _))))
     }
 
     /// The type of a claimed job. One that was there before the job is never missed, and unknown types cost a read or
@@ -138,10 +144,17 @@ impl JobType {
             Ok(read) => JobType {
                 timeout: read.timeout,
                 no_retry_exit_codes: read.no_retry_exit_codes.iter().copied().map(i32::from).collect(),
+                stops_with_the_lease: read.on_lost_lease == Some(catalog::OnLostLease::Stop),
                 schema: read.payload_schema.as_ref().map(|s| jsonschema::validator_for(s).map_err(|e| e.to_string())),
                 launch: launch(read),
             },
-            Err(why) => JobType { launch: Err(why), timeout: None, no_retry_exit_codes: Vec::new(), schema: None },
+            Err(why) => JobType {
+                launch: Err(why),
+                timeout: None,
+                no_retry_exit_codes: Vec::new(),
+                stops_with_the_lease: false,
+                schema: None,
+            },
         }
     }
 }

@@ -14,8 +14,9 @@ use super::{
     JobQueue,
     manual_request::{Answer, Delivery, Request},
     manual_worker::ManualWorker,
+    registration::Registrar,
 };
-use crate::{Error, Failure, Job, Status, session::outcome::Outcome};
+use crate::{Error, Failure, Job, SessionOptions, Status, session::outcome::Outcome};
 
 impl JobQueue {
     /// Takes the next due job, marks it running, and keeps its lease alive until it is ended by
@@ -127,15 +128,21 @@ impl JobQueue {
         Ok(self.ask(|answer| Request::End { id, outcome, answer }).await?.accept())
     }
 
+    fn registrar(&self) -> Registrar {
+        Registrar {
+            pool: self.shared.pool.clone(),
+            presence: self.target().presence().clone(),
+            options: SessionOptions { queues: self.shared.queues.clone(), slots: 1000, ..SessionOptions::default() },
+        }
+    }
+
     /// Asks the background task, which is started if there is none (or its runtime has ended).
     async fn ask<T>(&self, request: impl FnOnce(oneshot::Sender<Result<T, Error>>) -> Request) -> Result<T, Error> {
         let (answer, answered) = oneshot::channel();
         {
             let mut requests = self.shared.manual.lock().expect("no code panics while it holds this lock");
             let running = requests.take().filter(|requests| !requests.is_closed());
-            let requests = requests.insert(
-                running.unwrap_or_else(|| ManualWorker::start(self.shared.pool.clone(), self.shared.queues.clone())),
-            );
+            let requests = requests.insert(running.unwrap_or_else(|| ManualWorker::start(self.registrar())));
             // A task that ends in this moment drops the request, and the answer says so.
             let _ = requests.send(request(answer));
         }

@@ -9,16 +9,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use deadpool_postgres::Pool;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use super::{
     manual_request::{Answer, Caller, Delivery, Request},
-    registration::{Registration, lease_end},
+    registration::{Registrar, Registration, lease_end},
 };
 use crate::{
-    ClaimedJob, Error, Job, Session, SessionOptions, Status,
+    ClaimedJob, Error, Job, Session, Status,
     session::{outcome::Outcome, report::Report},
 };
 
@@ -32,8 +31,7 @@ const MAINTAIN_EVERY: Duration = Duration::from_millis(500);
 const UNHEARD_ANSWERS: usize = 1024;
 
 pub(super) struct ManualWorker {
-    pool: Pool,
-    options: SessionOptions,
+    registrar: Registrar,
     own: mpsc::WeakUnboundedSender<Request>,
     registration: Option<Registration>,
     /// The jobs that callers have.
@@ -49,11 +47,10 @@ pub(super) struct ManualWorker {
 
 impl ManualWorker {
     /// Starts the task on the caller's runtime. It ends when the last sender is gone.
-    pub(super) fn start(pool: Pool, queues: Vec<String>) -> mpsc::UnboundedSender<Request> {
+    pub(super) fn start(registrar: Registrar) -> mpsc::UnboundedSender<Request> {
         let (requests, received) = mpsc::unbounded_channel();
         let worker = ManualWorker {
-            pool,
-            options: SessionOptions { queues, slots: 1000, ..SessionOptions::default() },
+            registrar,
             own: requests.downgrade(),
             registration: None,
             held: HashMap::new(),
@@ -79,7 +76,7 @@ impl ManualWorker {
                 },
                 () = tokio::time::sleep(pause), if busy => {}
                 () = lease_end(self.registration.as_ref()) => self.lose_lease(),
-                () = tokio::time::sleep_until((self.used_at + self.options.lease).into()), if self.is_idle() => {
+                () = tokio::time::sleep_until((self.used_at + self.registrar.options.lease).into()), if self.is_idle() => {
                     self.deregister().await;
                 }
             }
@@ -138,7 +135,7 @@ impl ManualWorker {
         };
         let claimed = tokio::select! {
             biased;
-            claimed = self.report.flush_and_claim(&session, wanted) => claimed,
+            claimed = self.report.flush_and_claim(&session, wanted, true) => claimed,
             () = lease_end(self.registration.as_ref()) => {
                 Err(Error::LeaseLost("the lease could not be extended in time".into()))
             }
@@ -190,7 +187,7 @@ impl ManualWorker {
     /// Gives jobs to those who wait. Nobody waits for a job? Then its delivery is dropped, and the job goes back.
     fn deliver(&mut self, jobs: Vec<ClaimedJob>) {
         for claimed in jobs {
-            let job = Job::running(&claimed, &self.options.name);
+            let job = Job::running(&claimed, &self.registrar.options.name);
             let delivery = Delivery::new(job, Request::Return(claimed.id), self.own.clone());
             self.unheard.retain(|(id, _)| *id != claimed.id);
             self.held.insert(claimed.id, claimed);
@@ -249,7 +246,9 @@ impl ManualWorker {
     /// Whatever was held belongs to others now.
     fn lose_lease(&mut self) {
         tracing::warn!(jobs = self.held.len(), "the lease of the jobs that were dequeued is lost");
-        self.registration = None;
+        if let Some(lost) = self.registration.take() {
+            tokio::spawn(lost.session.clone().outlive());
+        }
         self.held.clear();
         drop(self.report.take_jobs());
         for (id, waiting) in std::mem::take(&mut self.ending) {
@@ -261,7 +260,7 @@ impl ManualWorker {
         if let Some(registration) = &self.registration {
             return Ok(registration.session.clone());
         }
-        let registration = Registration::start(self.pool.clone(), self.options.clone()).await?;
+        let registration = self.registrar.register().await?;
         Ok(self.registration.insert(registration).session.clone())
     }
 
@@ -282,7 +281,7 @@ impl ManualWorker {
             self.report.add(job, Outcome::Released);
         }
         if let Some(session) = self.registration.as_ref().map(|registration| registration.session.clone()) {
-            let flushed = tokio::time::timeout(CLOSE_TIMEOUT, self.report.flush_and_claim(&session, 0)).await;
+            let flushed = tokio::time::timeout(CLOSE_TIMEOUT, self.report.flush_and_claim(&session, 0, false)).await;
             if !matches!(flushed, Ok(Ok(_))) {
                 tracing::warn!(
                     "jobs that were dequeued could not be handed back; they run again when their lease ends"

@@ -13,17 +13,27 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use uuid::Uuid;
 
 use super::Session;
-use crate::Error;
+use crate::{Error, connect::presence::Presence};
 
 /// The state of a lease after the last heartbeat.
 #[derive(Debug, Clone)]
 pub(crate) struct Beat {
+    /// Until then nobody else can begin the worker's jobs.
     pub deadline: Instant,
+    /// The database's own deadline. [`Beat::deadline`] is later while the server is away for everybody: then every lease
+    /// begins anew with the server's return.
+    pub granted: Instant,
     /// Since when the controller wants this worker to drain.
     pub draining: Option<Instant>,
     /// Running jobs of this worker that somebody cancelled.
     pub cancelled: Vec<Uuid>,
     pub lost: bool,
+}
+
+impl Beat {
+    pub(crate) fn until(deadline: Instant) -> Beat {
+        Beat { deadline, granted: deadline, draining: None, cancelled: Vec::new(), lost: false }
+    }
 }
 
 /// A heartbeat, which ends with the value.
@@ -36,16 +46,17 @@ pub(crate) struct Heartbeat {
 impl Heartbeat {
     /// Extends the lease three times in its life or more, also while the worker drains: a worker that drains is alive.
     /// `extended` hears each new deadline before anybody else does: whatever kills jobs at the deadline must never be
-    /// behind whoever starts them.
+    /// behind whoever starts them. `presence`: the signs of the server's absence.
     pub(crate) fn start(
         session: Arc<Session>,
+        presence: Arc<Presence>,
         drain: CancellationToken,
         extended: impl Fn(Instant) + Send + 'static,
     ) -> Heartbeat {
         let deadline = session.lease_until();
         extended(deadline);
-        let (beat, beats) = watch::channel(Beat { deadline, draining: None, cancelled: Vec::new(), lost: false });
-        let task = tokio::spawn(extend(session, drain, extended, beat));
+        let (beat, beats) = watch::channel(Beat::until(deadline));
+        let task = tokio::spawn(extend(session, presence, drain, extended, beat));
         Heartbeat { beats, _task: AbortOnDropHandle::new(task) }
     }
 }
@@ -70,6 +81,7 @@ pub(crate) async fn lease_ended(mut beats: watch::Receiver<Beat>) {
 
 async fn extend(
     session: Arc<Session>,
+    presence: Arc<Presence>,
     drain: CancellationToken,
     extended: impl Fn(Instant),
     beat: watch::Sender<Beat>,
@@ -83,9 +95,10 @@ async fn extend(
         match timeout(lease / 3, session.extend(drain.is_cancelled())).await {
             Ok(Ok(answer)) => {
                 next = usual;
+                presence.met();
                 extended(answer.deadline);
                 beat.send_modify(|b| {
-                    b.deadline = answer.deadline;
+                    (b.deadline, b.granted) = (answer.deadline, answer.deadline);
                     b.draining = answer.draining.then(|| b.draining.unwrap_or_else(Instant::now));
                     b.cancelled = answer.cancelled;
                 });
@@ -99,6 +112,13 @@ async fn extend(
                 next = (lease / 20).max(Duration::from_millis(50));
             }
             Err(_) => tracing::warn!("heartbeat timed out"),
+        }
+        if let Some(deadline) = presence.away_at().map(|at| at + lease)
+            && deadline > beat.borrow().deadline
+        {
+            tracing::warn!("the server is away for everybody: running jobs go on");
+            extended(deadline);
+            beat.send_modify(|b| b.deadline = deadline);
         }
     }
 }

@@ -9,7 +9,7 @@ use super::Session;
 use crate::{ClaimedJob, Error, job::raw};
 
 pub(super) const CLAIM_COLUMNS: &str = "lease, id, type, queue, payload, priority, attempts, max_retries, created_at, \
-    execute_at, opts, lane_queue, lane_rank, pos, claimed_at, unique_key, error";
+    execute_at, opts, lane_queue, lane_rank, pos, claimed_at, unique_key, error, suspect";
 
 impl Session {
     pub(super) fn read(&self, rows: &[Row], now: Instant) -> Result<(Vec<ClaimedJob>, Vec<Uuid>), Error> {
@@ -50,6 +50,7 @@ impl Session {
             claimed_at: row.try_get(15)?,
             unique_key: row.try_get(16)?,
             error: row.try_get(17)?,
+            suspect: row.try_get::<_, Option<bool>>(18)?.is_some(),
             worker: self.id,
             hold: self.holds.hold(receipt, id),
         })

@@ -6,6 +6,7 @@ use std::{
 };
 
 use deadpool_postgres::Pool;
+use tokio::time::timeout;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
@@ -17,6 +18,9 @@ use crate::Error;
 
 /// A registration waits no longer for its answer: a connection from before may be dead.
 const REGISTER_TIMEOUT: Duration = Duration::from_secs(10);
+/// Between two tries to say that a worker lives whose lease is over, and for how long it tries.
+const OUTLIVE_RETRY: Duration = Duration::from_secs(1);
+const OUTLIVE_TIMEOUT: Duration = Duration::from_secs(600);
 
 impl Session {
     /// Registers a worker and starts its lease.
@@ -161,6 +165,19 @@ impl Session {
     pub async fn stop(&self) -> Result<(), Error> {
         self.call("SELECT rowlock.stop_worker_v1($1)", &[(&self.id, Type::UUID)]).await?;
         Ok(())
+    }
+
+    /// Tells the database that the worker lives though its lease is over, so that none of its jobs is blamed for its
+    /// end; and what it holds goes back at once. Repeated while the database is away, within bounds.
+    pub(crate) async fn outlive(self: Arc<Session>) {
+        let told = async {
+            while self.stop().await.is_err_and(|error| error.may_pass()) {
+                tokio::time::sleep(OUTLIVE_RETRY).await;
+            }
+        };
+        if timeout(OUTLIVE_TIMEOUT, told).await.is_err() {
+            tracing::debug!(worker = %self.id, "the database was not told that this worker outlived its lease");
+        }
     }
 
     /// Jobs that were dropped without an end go back to their old places, and no attempt is consumed.

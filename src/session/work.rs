@@ -64,18 +64,19 @@ impl Session {
         done: Vec<(ClaimedJob, Option<Box<RawValue>>)>,
         max: usize,
     ) -> Result<(Vec<ClaimedJob>, Vec<Uuid>), Error> {
-        let answer = self.try_work(&done, max).await?;
+        let answer = self.try_work(&done, max, true).await?;
         end(done.into_iter().map(|(job, _)| job));
         Ok(answer)
     }
 
     /// [`Session::work`] for a caller that repeats the call when the database was away. A repetition may find jobs
     /// refused that the first call did complete: then its answer was lost, not its effect. The caller ends the jobs'
-    /// holds when it has the answer.
+    /// holds when it has the answer. `alone`: suspects are wanted, too.
     pub(crate) async fn try_work(
         &self,
         done: &[(ClaimedJob, Option<Box<RawValue>>)],
         max: usize,
+        alone: bool,
     ) -> Result<(Vec<ClaimedJob>, Vec<Uuid>), Error> {
         let (receipts, ids) = keys(done.iter().map(|(j, _)| j));
         let results: Option<Vec<Option<Json<&RawValue>>>> =
@@ -89,7 +90,7 @@ impl Session {
             let rows = self
                 .call(
                     &format!(
-                        "SELECT refused, {CLAIM_COLUMNS} FROM rowlock.work_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"
+                        "SELECT refused, {CLAIM_COLUMNS} FROM rowlock.work_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"
                     ),
                     &[
                         (&self.id, Type::UUID),
@@ -102,6 +103,7 @@ impl Session {
                         (&args.ranks, Type::INT2_ARRAY),
                         (&args.after, Type::INT8_ARRAY),
                         (&claim.number(), Type::INT8),
+                        (&alone, Type::BOOL),
                     ],
                 )
                 .await?;

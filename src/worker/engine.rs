@@ -20,7 +20,8 @@ use super::{
     launcher::{Ended, Launcher, Outcome},
     options::{Shutdown, WorkerOptions, WorkerSummary},
     progress::Progress,
-    stop::{StopReason, StopRequest, Stops, guard, request_stop},
+    stop::{LeaseStops, StopReason, StopRequest, Stops, request_stop},
+    suspects::Suspects,
     until_lease_ends::{UntilLeaseEnds, lease_lost},
 };
 use crate::{
@@ -45,14 +46,14 @@ pub(super) struct Engine<'a, L> {
     launcher: Arc<L>,
     /// The way to ask each running job to stop.
     running: HashMap<Uuid, watch::Sender<Option<StopRequest>>>,
+    suspects: Suspects,
     tasks: JoinSet<(ClaimedJob, Ended)>,
     /// Cleanups of jobs whose outcome the database does not know yet.
     unreported_cleanups: Vec<BoxFuture<'static, ()>>,
     cleanups: JoinSet<()>,
     report: Report,
     beats: watch::Receiver<Beat>,
-    /// Stop requests of the lease, to all jobs.
-    lease_stops: watch::Receiver<Option<StopRequest>>,
+    lease_stops: LeaseStops,
     draining: Option<Instant>,
     flushed_at: Instant,
     /// So many running jobs keep the processors busy.
@@ -71,12 +72,13 @@ impl<'a, L: Launcher> Engine<'a, L> {
         summary: &'a mut WorkerSummary,
     ) -> Engine<'a, L> {
         Engine {
-            lease_stops: guard(caller.beats.clone(), options.lease),
+            lease_stops: LeaseStops::of(&caller.beats, options.lease),
             beats: caller.beats.clone(),
             caller,
             options,
             launcher,
             running: HashMap::new(),
+            suspects: Suspects::new(Instant::now()),
             tasks: JoinSet::new(),
             unreported_cleanups: Vec::new(),
             cleanups: JoinSet::new(),
@@ -155,8 +157,15 @@ impl<'a, L: Launcher> Engine<'a, L> {
 
     /// Tells the database what ended and claims for the free places. Answers how many jobs it claimed.
     async fn flush_and_claim(&mut self, draining: bool) -> Result<usize, Error> {
+        let (idle, now) = (self.running.is_empty(), Instant::now());
+        if draining {
+            self.suspects.give_up().into_iter().for_each(|job| self.report.add(job, Outcome::Released));
+        } else if let Some(suspect) = self.suspects.due(idle, now) {
+            self.start(suspect);
+        }
         let free = if draining { 0 } else { self.free_places() };
-        let jobs = self.caller.flush_and_claim(&mut self.report, free).await;
+        let alone = self.suspects.are_wanted(idle, now);
+        let jobs = self.caller.flush_and_claim(&mut self.report, free, alone).await;
         self.summary.count(self.report.take_verdicts());
         let jobs = jobs?;
         let claimed = jobs.len();
@@ -164,13 +173,16 @@ impl<'a, L: Launcher> Engine<'a, L> {
         for cleanup in self.unreported_cleanups.drain(..) {
             self.cleanups.spawn(cleanup);
         }
-        jobs.into_iter().for_each(|job| self.start(job));
+        let is_suspect = |job: &ClaimedJob| job.suspect && self.launcher.runs_beside_the_worker(job);
+        let sorted = self.suspects.sort(jobs, idle, now, is_suspect);
+        sorted.release.into_iter().for_each(|job| self.report.add(job, Outcome::Released));
+        sorted.start.into_iter().for_each(|job| self.start(job));
         Ok(claimed)
     }
 
     /// A place is taken from the claim until the cleanup has ended.
     fn free_places(&self) -> usize {
-        if self.launcher.paused_until().is_some() {
+        if self.suspects.are_here() || self.launcher.paused_until().is_some() {
             return 0;
         }
         let taken = self.running.len() + self.unreported_cleanups.len() + self.cleanups.len();
@@ -197,6 +209,7 @@ impl<'a, L: Launcher> Engine<'a, L> {
         }
         self.unreported_cleanups.extend(afterwards);
         self.running.remove(&job.id);
+        self.suspects.ended(job.id);
         self.report.add(job, outcome);
     }
 

@@ -43,6 +43,11 @@ pub(crate) trait Launcher: Send + Sync + 'static {
         None
     }
 
+    /// Whether the job runs where it can take this worker with it when it dies.
+    fn runs_beside_the_worker(&self, _job: &ClaimedJob) -> bool {
+        true
+    }
+
     /// No more jobs will come for this registration: ends what waits warm, within this time.
     fn close(&self, _within: Duration) -> impl Future<Output = ()> + Send {
         async {}

@@ -2,7 +2,7 @@
 //!
 //! - `registration`: a lease, and the tasks beside the loop. `engine`: the loop. `until_lease_ends`: how the loop calls
 //!   the database.
-//! - `stop`: how a job is stopped before its end. `drain`: how a worker spends its grace.
+//! - `stop`: how a job is stopped before its end. `drain`: how a worker spends its grace. `suspects`: who runs alone.
 //! - `launcher`: the seam to what runs the jobs; `progress`: what a running job tells meanwhile.
 //! - [`Worker`], by its `builder`: `handlers` in Rust, among them [`TypedJob`]s, each with its `context`, run in this
 //!   process. `rowlock worker` runs commands instead, on the same engine.
@@ -19,6 +19,7 @@ mod options;
 pub(crate) mod progress;
 mod registration;
 pub(crate) mod stop;
+mod suspects;
 mod typed;
 mod until_lease_ends;
 

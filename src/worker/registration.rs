@@ -40,11 +40,13 @@ pub(super) async fn run_registered<L: Launcher>(
     let _end_beside = beside.clone().drop_guard();
     let enforcer = launcher.clone();
     let lease_until = move |deadline| enforcer.lease_until(deadline);
-    let heartbeat = Heartbeat::start(session.clone(), shutdown.drain.clone(), lease_until);
+    let target = listen::target(queue, options.listen_url.as_deref())?;
+    // Behind a pooler only the direct way to the server tells whether the server is there.
+    let presence = target.presence().clone();
+    let heartbeat = Heartbeat::start(session.clone(), presence, shutdown.drain.clone(), lease_until);
     let caller = UntilLeaseEnds::new(session.clone(), heartbeat.beats.clone(), shutdown.clone(), options.grace);
     caller.bounded(launcher.start(&session, options.concurrency)).await?;
     let wakes = Wakes::default();
-    let target = listen::target(queue, options.listen_url.as_deref())?;
     let ping = (options.lease / 3).max(Duration::from_millis(200));
     let listener = listen::listen(target, session.id(), ping, wakes.clone(), beside.clone());
     let maintainer = session.clone();
@@ -63,9 +65,21 @@ pub(super) async fn run_registered<L: Launcher>(
     // Not waited for: a query of theirs can hang as long as its connection does.
     maintenance.abort();
     drop(heartbeat);
-    // A courtesy: a worker that did not say goodbye is cleaned up when its lease has ended.
-    if result.is_ok() && !matches!(timeout(STOP_TIMEOUT, session.stop()).await, Ok(Ok(()))) {
-        tracing::warn!("the database was not told that this worker has ended");
+    match &result {
+        // A courtesy: a worker that did not say goodbye is cleaned up when its lease has ended.
+        Ok(()) => {
+            if !matches!(timeout(STOP_TIMEOUT, session.stop()).await, Ok(Ok(()))) {
+                tracing::warn!("the database was not told that this worker has ended");
+            }
+        }
+        Err(Error::LeaseLost(_)) => {
+            let told = tokio::spawn(session.outlive());
+            // Who registers anew goes on telling meanwhile.
+            if shutdown.drain.is_cancelled() {
+                let _ = timeout(STOP_TIMEOUT, told).await;
+            }
+        }
+        Err(_) => {}
     }
     result
 }

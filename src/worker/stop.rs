@@ -81,6 +81,7 @@ pub(crate) fn request_stop(job: &watch::Sender<Option<StopRequest>>, request: St
 pub(crate) struct Stops {
     own: watch::Receiver<Option<StopRequest>>,
     lease: watch::Receiver<Option<StopRequest>>,
+    granted: watch::Receiver<Option<StopRequest>>,
     timeout: Option<Duration>,
     timeout_at: Option<Instant>,
     grace: Duration,
@@ -89,12 +90,14 @@ pub(crate) struct Stops {
 }
 
 impl Stops {
-    pub(crate) fn new(
-        own: watch::Receiver<Option<StopRequest>>,
-        lease: watch::Receiver<Option<StopRequest>>,
-        grace: Duration,
-    ) -> Stops {
-        Stops { own, lease, timeout: None, timeout_at: None, grace, in_force: None, stage: Stage::Running }
+    pub(crate) fn new(own: watch::Receiver<Option<StopRequest>>, lease: LeaseStops, grace: Duration) -> Stops {
+        let LeaseStops { ours: lease, granted } = lease;
+        Stops { own, lease, granted, timeout: None, timeout_at: None, grace, in_force: None, stage: Stage::Running }
+    }
+
+    /// The job ends with the lease that the database has granted, also while the database is away for everybody.
+    pub(crate) fn stop_with_the_lease(&mut self) {
+        self.lease = self.granted.clone();
     }
 
     /// The timeout runs from now on.
@@ -172,9 +175,32 @@ fn margins(lease: Duration) -> (Duration, Duration) {
     (ask, ask / 5)
 }
 
+/// The stop requests of a lease, to all jobs.
+#[derive(Debug, Clone)]
+pub(crate) struct LeaseStops {
+    /// When another worker may begin them.
+    pub ours: watch::Receiver<Option<StopRequest>>,
+    /// When the deadline comes that the database has granted, whether it is there or not.
+    pub granted: watch::Receiver<Option<StopRequest>>,
+}
+
+impl LeaseStops {
+    pub(crate) fn of(beats: &watch::Receiver<Beat>, lease: Duration) -> LeaseStops {
+        LeaseStops {
+            ours: guard(beats.clone(), lease, |beat| beat.deadline, true),
+            granted: guard(beats.clone(), lease, |beat| beat.granted, false),
+        }
+    }
+}
+
 /// Asks all jobs to stop when the lease can no longer be proven. It waits for nothing but the clock and the
 /// heartbeat, so that a hanging query of the engine's cannot keep jobs alive.
-pub(crate) fn guard(mut beats: watch::Receiver<Beat>, lease: Duration) -> watch::Receiver<Option<StopRequest>> {
+fn guard(
+    mut beats: watch::Receiver<Beat>,
+    lease: Duration,
+    end: impl Fn(&Beat) -> Instant + Send + 'static,
+    for_all: bool,
+) -> watch::Receiver<Option<StopRequest>> {
     let (requests, heard) = watch::channel(None);
     tokio::spawn(async move {
         let (ask, kill) = margins(lease);
@@ -182,7 +208,7 @@ pub(crate) fn guard(mut beats: watch::Receiver<Beat>, lease: Duration) -> watch:
         loop {
             let (deadline, lost) = {
                 let beat = beats.borrow_and_update();
-                (beat.deadline, beat.lost)
+                (end(&beat), beat.lost)
             };
             if lost {
                 requests.send_replace(lease_lost(Instant::now()));
@@ -197,7 +223,9 @@ pub(crate) fn guard(mut beats: watch::Receiver<Beat>, lease: Duration) -> watch:
                 },
                 () = tokio::time::sleep_until((deadline - ask).into()) => {}
             }
-            tracing::warn!("the lease could not be extended in time: its jobs are stopped");
+            if for_all {
+                tracing::warn!("the lease could not be extended in time: its jobs are stopped");
+            }
             requests.send_replace(lease_lost(deadline - kill));
             if beats.changed().await.is_err() {
                 return;
@@ -257,6 +285,7 @@ mod tests {
     async fn a_request_reaches_a_job_that_is_ending_already_and_hurries_it() {
         let (own, own_rx) = watch::channel(None);
         let (lease, lease_rx) = watch::channel(None);
+        let lease_rx = LeaseStops { granted: lease_rx.clone(), ours: lease_rx };
         let mut stops = Stops::new(own_rx, lease_rx, 60 * SECOND);
         own.send_replace(Some(StopRequest { reason: StopReason::Cancelled, kill_at: Instant::now() + 3600 * SECOND }));
         assert_eq!(stops.step(false).await, Step::Terminate);
@@ -266,7 +295,7 @@ mod tests {
     }
 
     fn beat(deadline: Instant) -> Beat {
-        Beat { deadline, draining: None, cancelled: Vec::new(), lost: false }
+        Beat::until(deadline)
     }
 
     #[test]
@@ -282,7 +311,7 @@ mod tests {
         let lease = Duration::from_millis(300);
         let start = Instant::now();
         let (beats, heard) = watch::channel(beat(start + lease));
-        let mut requests = guard(heard, lease);
+        let mut requests = LeaseStops::of(&heard, lease).ours;
         let request = requests.wait_for(Option::is_some).await.unwrap().unwrap();
         assert_eq!(request.reason, StopReason::LeaseLost);
         assert!(request.kill_at < start + lease && request.kill_at > start + lease / 2);
@@ -293,7 +322,7 @@ mod tests {
     #[tokio::test]
     async fn a_lost_lease_kills_at_once() {
         let (beats, heard) = watch::channel(beat(Instant::now() + Duration::from_secs(60)));
-        let mut requests = guard(heard, Duration::from_secs(60));
+        let mut requests = LeaseStops::of(&heard, Duration::from_secs(60)).ours;
         beats.send_modify(|b| b.lost = true);
         requests.wait_for(Option::is_some).await.unwrap();
         assert!(requests.borrow().unwrap().kill_at <= Instant::now());

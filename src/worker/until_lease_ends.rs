@@ -46,11 +46,16 @@ impl UntilLeaseEnds {
     }
 
     /// Tells the database every end and claims up to `free` jobs: see [`Report::flush_and_claim`].
-    pub(super) async fn flush_and_claim(&self, report: &mut Report, free: usize) -> Result<Vec<ClaimedJob>, Error> {
+    pub(super) async fn flush_and_claim(
+        &self,
+        report: &mut Report,
+        free: usize,
+        alone: bool,
+    ) -> Result<Vec<ClaimedJob>, Error> {
         let mut pause = Pause(RETRY_PAUSE.0);
         let repeat = async {
             loop {
-                match report.flush_and_claim(&self.session, free).await {
+                match report.flush_and_claim(&self.session, free, alone).await {
                     Err(error) if error.may_pass() => pause.after(&error).await,
                     other => return other,
                 }

@@ -78,19 +78,16 @@ async fn outlive(outage: Outage) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a database away for longer than the lease still stops jobs: make soak shows it"]
 async fn a_database_that_is_stopped_for_a_minute_stops_no_job() {
     outlive(Outage::Stopped).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a database away for longer than the lease still stops jobs: make soak shows it"]
 async fn a_database_that_has_crashed_and_is_away_for_a_minute_stops_no_job() {
     outlive(Outage::Crashed).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a database away for longer than the lease still stops jobs: make soak shows it"]
 async fn a_standby_that_is_promoted_after_a_minute_stops_no_job() {
     outlive(Outage::Promoted).await;
 }
@@ -103,7 +100,6 @@ fn last_tick(dir: &Path, lease: &str, job: uuid::Uuid) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a database away for longer than the lease still stops jobs: make soak shows it"]
 async fn a_worker_that_alone_is_cut_off_ends_its_jobs_before_another_begins_them() {
     let mut scene = Scene::new(&[]).await;
     let tries = count_of(4, 50);

@@ -85,7 +85,7 @@ async fn a_worker_asked_to_end_under_load_ends_inside_the_grace_and_consumes_no_
     let (mut exits, mut orphans): (Vec<_>, Vec<_>) = exits.into_iter().flatten().unzip();
     scene.jobs = ids.into_iter().flatten().collect();
     let db = &scene.db;
-    let sql = "SELECT count(*) FROM rowlock.ready WHERE attempts + crashes > 0";
+    let sql = "SELECT count(*) FROM rowlock.ready WHERE attempts > 0 OR lost_by IS NOT NULL";
     let (counted, workers): (i64, i64) =
         (db.one(sql, &[]).await, db.one("SELECT count(*) FROM rowlock.worker", &[]).await);
     for id in endless {

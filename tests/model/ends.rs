@@ -6,7 +6,9 @@ use crate::{
 };
 
 /// A job whose workers were lost so often has failed.
-const CRASHES: u8 = 5;
+const CRASHES: usize = 5;
+/// So often a job is blamed that was not all its worker ran.
+const COMPANY: usize = 2;
 
 impl Model {
     /// What of grants the worker holds: where the job is first named, and the job, in that order.
@@ -151,7 +153,8 @@ impl Model {
                     return Answer::Error("RL012".into());
                 }
                 let j = &mut self.jobs[job];
-                (j.crashes, j.reason) = (0, None);
+                j.lost_by.clear();
+                j.reason = None;
                 self.totals(job).retried += 1;
             }
             _ => return Answer::Error("RL012".into()),
@@ -178,7 +181,7 @@ impl Model {
             }
             let lost: Vec<Grant> = self.held(worker).collect();
             rescued += lost.len();
-            lost.iter().for_each(|(_, job)| self.lose(*job, worker));
+            lost.iter().for_each(|(_, job)| self.lose(*job, worker, lost.len() == 1));
             let w = &mut self.workers[worker];
             (w.until, w.draining, w.known) = (None, true, false);
         }
@@ -186,12 +189,19 @@ impl Model {
     }
 
     /// Its worker was lost while it ran.
-    fn lose(&mut self, job: usize, worker: usize) {
-        let j = &mut self.jobs[job];
-        j.crashes += 1;
-        let gone = j.crashes >= CRASHES;
+    fn lose(&mut self, job: usize, worker: usize, alone: bool) {
+        let (j, workers) = (&mut self.jobs[job], &self.workers);
+        let ended = workers[worker].ended;
+        if !ended {
+            j.lost_by.retain(|lost| !workers[*lost].survived);
+            if alone || j.lost_by.len() < COMPANY {
+                j.lost_by.push(worker);
+            }
+        }
+        let gone = !ended && j.lost_by.len() >= CRASHES;
         let error = Some(match worker_name(worker) {
             name if gone => format!("its worker was lost {CRASHES} times while it ran, last {name}"),
+            name if ended => format!("worker {name} ended while the job ran"),
             name => format!("worker {name} was lost while the job ran"),
         });
         if j.asked {

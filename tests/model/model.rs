@@ -36,7 +36,8 @@ pub struct Job {
     pub priority: i32,
     pub max_retries: i32,
     pub attempts: i32,
-    pub crashes: u8,
+    /// The workers that were lost while they ran it.
+    pub lost_by: Vec<usize>,
     pub key: Option<usize>,
     pub tag: bool,
     pub place: Place,
@@ -61,6 +62,10 @@ pub struct Worker {
     pub draining: bool,
     /// Whether the database still knows it.
     pub known: bool,
+    /// It said that it ends: what it holds is not blamed.
+    pub ended: bool,
+    /// It said that it lives when its lease was over.
+    pub survived: bool,
     hints: BTreeMap<(usize, i32), u64>,
 }
 
@@ -96,13 +101,21 @@ impl Model {
             Call::EnqueueMany(all) => self.enqueue(all),
             Call::Register { lease } => {
                 let until = Some(self.now + lease);
-                self.workers.push(Worker { until, draining: false, known: true, hints: BTreeMap::new() });
+                self.workers.push(Worker {
+                    until,
+                    draining: false,
+                    known: true,
+                    ended: false,
+                    survived: false,
+                    hints: BTreeMap::new(),
+                });
                 Answer::Registered(self.workers.len() - 1)
             }
             Call::Extend { worker, lease, drain, knows } => self.extend(*worker, *lease, *drain, *knows),
             Call::Stop { worker } => {
                 let holds = self.held(*worker).next().is_some();
                 let w = &mut self.workers[*worker];
+                (w.survived, w.ended) = (w.survived || w.until.is_none(), true);
                 (w.until, w.draining, w.known) = (None, true, w.known && holds);
                 Answer::Done
             }
@@ -228,7 +241,7 @@ impl Model {
             priority: new.priority.or(kind.priority).or(DEFAULTS[queue].0).unwrap_or(5),
             max_retries: new.max_retries.or(kind.max_retries).or(DEFAULTS[queue].1).unwrap_or(3),
             attempts: 0,
-            crashes: 0,
+            lost_by: Vec::new(),
             key: new.key,
             tag: new.tag,
             place: match new.delay {

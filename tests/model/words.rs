@@ -15,7 +15,7 @@ UPDATE rowlock.keeper SET held_until = held_until - $1 * interval '1 s', folded_
 UPDATE rowlock.lane SET added_at = added_at - $1 * interval '1 s';
 UPDATE rowlock.lease SET jobs = ARRAY(
   SELECT ROW(j.pos, j.id, j.created_at - $1 * interval '1 s', j.execute_at - $1 * interval '1 s', j.queue, j.rank, j.attempts,
-             j.max_retries, j.crashes, j.moved, j.type, j.payload, j.unique_key, j.opts, j.error)::rowlock.ready
+             j.max_retries, j.moved, j.type, j.payload, j.unique_key, j.opts, j.error, j.lost_by)::rowlock.ready
     FROM unnest(jobs) j);
 UPDATE rowlock.cancel_request SET requested_at = requested_at - $1 * interval '1 s'";
 

@@ -48,7 +48,7 @@ impl Lab {
         match self.client.simple_query(sql).await {
             Ok(messages) => Ok(messages.iter().filter_map(line).collect::<Vec<_>>().join(",")),
             Err(e) => match e.code().map(|c| c.code().to_owned()) {
-                Some(code) if code.starts_with("RL") => Ok(code),
+                Some(code) if code.starts_with("RL") || code == "40001" => Ok(code),
                 Some(code) => Err(format!("{code} {sql}: {}", e.as_db_error().map_or("", |d| d.message()))),
                 None => Err(format!("{sql}: {e}")),
             },

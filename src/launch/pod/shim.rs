@@ -29,7 +29,7 @@ use crate::{
     },
     worker::{
         progress::{BYTES, Progress},
-        stop::{StopReason, StopRequest, Stops},
+        stop::{LeaseStops, StopReason, StopRequest, Stops},
     },
 };
 
@@ -78,7 +78,7 @@ async fn supervise(
     let grace = grace - (grace / 5).min(Duration::from_secs(2));
     let (own, heard) = watch::channel(None);
     let (_lease, no_lease) = watch::channel(None);
-    let mut stops = Stops::new(heard, no_lease, grace);
+    let mut stops = Stops::new(heard, LeaseStops { granted: no_lease.clone(), ours: no_lease }, grace);
     stops.start_timeout(timeout);
     let (tail, progress) = (Tail::default(), Progress::default());
     let reading = tee(child.stderr.take().expect("stderr is piped"), &tail).fuse();

@@ -229,29 +229,11 @@ pub(super) fn secret(job: &ClaimedJob, pod: &Pod) -> Option<Secret> {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 pub(super) mod tests {
-    use serde_json::value::RawValue;
-
     use super::*;
     use crate::launch::spec::SecretValue;
 
     pub(in super::super) fn job() -> ClaimedJob {
-        ClaimedJob {
-            id: Uuid::from_u128(7),
-            job_type: "t".into(),
-            queue: "q".into(),
-            payload: RawValue::from_string("{\"secret\": 1}".into()).unwrap(),
-            priority: 5,
-            attempts: 2,
-            max_retries: 3,
-            created_at: chrono::DateTime::UNIX_EPOCH,
-            execute_at: chrono::DateTime::UNIX_EPOCH,
-            claimed_at: chrono::DateTime::UNIX_EPOCH,
-            unique_key: None,
-            error: None,
-            opts: None,
-            hold: std::sync::Arc::new(crate::job::holds::Holds::default()).hold(4, Uuid::from_u128(7)),
-            worker: Uuid::from_u128(9),
-        }
+        crate::job::claimed::tests::job(7)
     }
 
     fn made(template: Option<Value>) -> Value {

@@ -28,7 +28,7 @@ pub async fn a_claim_whose_answer_was_lost_goes_back(lab: &Lab) -> Outcome {
     extend(lab, &worker, &[], "", 2, "1").await?;
     lab.is(&format!("SELECT status, attempts FROM rowlock.get_job('{}')", lost.id), "pending 0").await?;
     lab.is("SELECT count(*) FROM rowlock.lease", "0").await?;
-    lab.is("SELECT crashes, moved FROM rowlock.ready", "0 f").await?;
+    lab.is("SELECT lost_by IS NULL, moved FROM rowlock.ready", "t f").await?;
     lab.complete(&worker, &[&lost], &lost.id).await
 }
 

@@ -44,7 +44,49 @@ pub async fn a_stopped_worker_s_jobs_are_rescued(lab: &Lab) -> Outcome {
     let job = lab.claim_new(&worker, "").await?;
     lab.ask(&format!("SELECT rowlock.stop_worker_v1('{worker}')")).await?;
     lab.keep().await?;
-    lab.status(&job.id, "pending").await
+    lab.status(&job.id, "pending").await?;
+    lab.is("SELECT lost_by IS NULL FROM rowlock.ready", "t").await
+}
+
+pub async fn who_only_stood_beside_the_killer_does_not_fail(lab: &Lab) -> Outcome {
+    let ids = [lab.enqueue("").await?, lab.enqueue("").await?];
+    for _ in 0..6 {
+        let worker = lab.worker().await?;
+        same("a claim of both", &lab.claim(&worker, 2).await?.len().to_string(), "2")?;
+        lab.expire(&worker).await?;
+        lab.keep().await?;
+    }
+    for id in &ids {
+        lab.status(id, "pending").await?;
+    }
+    let worker = lab.worker().await?;
+    let busy = format!("SELECT count(*) FROM rowlock.claim_v1('{worker}', '{{default}}', 2, alone => false)");
+    lab.is(&busy, "0").await?;
+    lab.is("SELECT bool_and(cardinality(lost_by) = 2) FROM rowlock.ready", "t").await
+}
+
+pub async fn who_says_that_it_lives_blames_nobody(lab: &Lab) -> Outcome {
+    let id = lab.enqueue("").await?;
+    for _ in 0..6 {
+        let worker = lab.worker().await?;
+        same("a claim", &lab.claim_one(&worker).await?.id, &id)?;
+        lab.expire(&worker).await?;
+        lab.keep().await?;
+        lab.ask(&format!("SELECT rowlock.stop_worker_v1('{worker}')")).await?;
+    }
+    lab.status(&id, "pending").await
+}
+
+pub async fn after_a_start_of_the_server_leases_begin_anew(lab: &Lab) -> Outcome {
+    let worker = lab.worker().await?;
+    let job = lab.claim_new(&worker, "").await?;
+    lab.expire(&worker).await?;
+    lab.ask("UPDATE rowlock.server_start SET at = at - interval '1 h'").await?;
+    let extend = format!("SELECT lease_until > clock_timestamp() FROM rowlock.extend_v1('{worker}')");
+    lab.is(&extend, "40001").await?;
+    lab.keep().await?;
+    lab.is(&extend, "t").await?;
+    lab.complete(&worker, &[&job], "").await
 }
 
 pub async fn the_worker_is_told_of_a_cancel(lab: &Lab) -> Outcome {

@@ -47,7 +47,9 @@ pub const SCENARIOS: &[Scenario] = scenarios![
         a_retry_takes_no_key_from_another;
     lost:
         a_rescue_consumes_no_attempt a_rescue_leaves_the_living_alone a_rescue_brings_back_only_what_had_not_ended
-        a_job_that_loses_five_workers_has_failed a_stopped_worker_s_jobs_are_rescued the_worker_is_told_of_a_cancel
+        a_job_that_loses_five_workers_has_failed a_stopped_worker_s_jobs_are_rescued
+        who_only_stood_beside_the_killer_does_not_fail who_says_that_it_lives_blames_nobody
+        after_a_start_of_the_server_leases_begin_anew the_worker_is_told_of_a_cancel
         a_request_to_stop_lasts_as_long_as_the_job a_refused_completion_leaves_the_request
         a_cancelled_job_that_fails_is_cancelled a_cancelled_job_that_is_released_is_cancelled
         a_cancelled_job_that_is_rescued_is_cancelled a_job_that_is_found_late_has_the_place_of_its_time
