@@ -8,6 +8,8 @@
 mod api;
 mod bad_input;
 #[cfg(feature = "cli")]
+mod binary;
+#[cfg(feature = "cli")]
 mod cli;
 #[cfg(feature = "cli")]
 mod connection_strings;
