@@ -68,6 +68,8 @@ mod proxy;
 mod roles;
 mod rounds;
 #[cfg(feature = "cli")]
+mod secrets;
+#[cfg(feature = "cli")]
 mod simulate;
 mod strangers;
 mod support;
