@@ -66,6 +66,8 @@ mod prometheus;
 mod proxy;
 #[cfg(feature = "cli")]
 mod roles;
+#[cfg(feature = "cli")]
+mod rotation;
 mod rounds;
 #[cfg(feature = "cli")]
 mod secrets;
