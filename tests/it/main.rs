@@ -65,6 +65,8 @@ mod prometheus;
 #[allow(dead_code, reason = "shared with tests/chaos, which uses more of it")]
 mod proxy;
 #[cfg(feature = "cli")]
+mod reports;
+#[cfg(feature = "cli")]
 mod roles;
 #[cfg(feature = "cli")]
 mod rotation;
