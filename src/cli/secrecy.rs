@@ -6,19 +6,33 @@
 //! variables in any case, and only root with `CAP_PERFMON` reads the environment of such a process but not its memory.
 //! What stays readable is the command line, so that a URL does not stay there.
 
-use std::{
-    ffi::{OsStr, OsString},
-    io,
-    os::unix::process::CommandExt,
-    process::Command,
-};
+use std::{ffi::OsString, io, os::unix::process::CommandExt, process::Command};
 
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 
-/// Flags that hold a URL, and the variable that means the same.
-const URLS: [(&str, &str); 2] = [("--database-url", "ROWLOCK_DATABASE_URL"), ("--listen-url", "ROWLOCK_LISTEN_URL")];
-/// The flag and the variable that a URL goes before.
-const URL_FILE: (&str, &str) = ("--database-url-file", "ROWLOCK_DATABASE_URL_FILE");
+/// A flag that holds a URL, the variable that means the same, and the flag and the variable of a file with the URL. The
+/// file comes second to the flag.
+struct Url {
+    flag: &'static str,
+    variable: &'static str,
+    file_flag: &'static str,
+    file_variable: &'static str,
+}
+
+const URLS: [Url; 2] = [
+    Url {
+        flag: "--database-url",
+        variable: "ROWLOCK_DATABASE_URL",
+        file_flag: "--database-url-file",
+        file_variable: "ROWLOCK_DATABASE_URL_FILE",
+    },
+    Url {
+        flag: "--listen-url",
+        variable: "ROWLOCK_LISTEN_URL",
+        file_flag: "--listen-url-file",
+        file_variable: "ROWLOCK_LISTEN_URL_FILE",
+    },
+];
 /// Standard input, output and error come before it.
 const FIRST_OTHER_DESCRIPTOR: i32 = 3;
 
@@ -60,33 +74,34 @@ struct Moved {
 
 /// None if there is no URL among the arguments.
 fn moved(all: impl Iterator<Item = OsString>) -> Option<Moved> {
-    let (mut args, mut variables, mut without) = (Vec::new(), Vec::new(), Vec::new());
-    let (mut files, mut all) = (Vec::new(), all.peekable());
-    while let Some(arg) = all.next() {
-        let Some((flag, value)) = flag_of(&arg) else {
-            args.push(arg);
-            continue;
-        };
-        let value = value.map(OsStr::to_owned).or_else(|| all.next()).unwrap_or_default();
-        match URLS.iter().find(|(known, _)| *known == flag) {
-            Some((_, variable)) => variables.push((*variable, value)),
-            None => files.extend([OsString::from(URL_FILE.0), value]),
+    let mut args: Vec<OsString> = all.collect();
+    let (mut variables, mut without) = (Vec::new(), Vec::new());
+    for url in &URLS {
+        let values = taken(&mut args, url.flag);
+        if let Some(value) = values.into_iter().next_back() {
+            variables.push((url.variable, value));
+            // Where a variable holds the URL, a file would go before it.
+            without.push(url.file_variable);
+            taken(&mut args, url.file_flag);
         }
-    }
-    if variables.iter().any(|(variable, _)| *variable == URLS[0].1) {
-        without.push(URL_FILE.1);
-    } else {
-        args.append(&mut files);
     }
     (!variables.is_empty()).then_some(Moved { args, variables, without })
 }
 
-/// One of the flags above, with its value if that is a part of the same argument.
-fn flag_of(arg: &OsStr) -> Option<(&'static str, Option<&OsStr>)> {
-    let mut known = URLS.iter().map(|(flag, _)| *flag).chain([URL_FILE.0]);
-    let text = arg.to_str()?;
-    let (name, value) = text.split_once('=').map_or((text, None), |(name, value)| (name, Some(OsStr::new(value))));
-    Some((known.find(|flag| *flag == name)?, value))
+/// Takes a flag out of the arguments, as often as it is there, and answers its values.
+fn taken(args: &mut Vec<OsString>, flag: &str) -> Vec<OsString> {
+    let (mut others, mut values) = (Vec::new(), Vec::new());
+    let mut all = std::mem::take(args).into_iter();
+    while let Some(arg) = all.next() {
+        let text = arg.to_string_lossy();
+        match text.strip_prefix(flag) {
+            Some("") => values.extend(all.next()),
+            Some(rest) if rest.starts_with('=') => values.push(OsString::from(&rest[1..])),
+            _ => others.push(arg),
+        }
+    }
+    *args = others;
+    values
 }
 
 #[cfg(test)]
@@ -116,7 +131,8 @@ mod tests {
         let moved =
             of(&["rowlock", "worker", "--listen-url", "postgres://a:b@c/d", "--database-url-file", "f"]).unwrap();
         assert_eq!(moved.args, args(&["rowlock", "worker", "--database-url-file", "f"]));
-        assert_eq!((moved.variables, moved.without), (vec![("ROWLOCK_LISTEN_URL", url)], vec![]));
+        assert_eq!(moved.variables, [("ROWLOCK_LISTEN_URL", url)]);
+        assert_eq!(moved.without, ["ROWLOCK_LISTEN_URL_FILE"]);
         assert_eq!(of(&["rowlock", "worker", "--database-url-file", "f", "--queue", "--database"]), None);
     }
 }
