@@ -21,14 +21,32 @@ BEGIN
    WHERE l.holder = lead_v1.holder OR l.held_until <= v_now OR l.held_until > v_now + l.lease
   RETURNING l.epoch INTO epoch;
   IF FOUND AND v_old <> holder THEN DELETE FROM subscription s WHERE s.worker = v_old; END IF;
+  -- It would ask in vain for ever: remembered for people, seldom and without a wait, because each write costs.
+  IF epoch IS NULL THEN
+    UPDATE leader l SET rival = lead_v1.name, rival_at = v_now
+      FROM (SELECT o.one FROM leader o FOR NO KEY UPDATE SKIP LOCKED) o
+     WHERE l.one = o.one AND l.rival_at NOT BETWEEN v_now - interval '10 seconds' AND v_now
+       AND substring(l.name FROM ' in namespace (.*)$') <> substring(lead_v1.name FROM ' in namespace (.*)$');
+  END IF;
   RETURN QUERY
   SELECT lead_v1.epoch, l.name, extract(epoch FROM l.held_until - clock_timestamp())::float8 FROM leader l;
 END $$;
 COMMENT ON FUNCTION rowlock.lead_v1 IS
-'Takes or keeps the leadership among controllers, for lease_seconds. holder is the controller''s id, name is for people.
+'Takes or keeps the leadership among controllers, for lease_seconds. holder is the controller''s id, name is for people;
+it ends with " in namespace X" for a controller that scales the Deployments of X.
 Answers the number of the term, null if another leads; who leads; and for how long. Call it three times within the
 lease.
 SQLSTATEs: RL021. Locks: the leader''s row; waits for a leader''s write under way.';
+
+CREATE OR REPLACE VIEW rowlock.controllers AS
+  SELECT name, true AS leads, held_until - lease AS seen_at FROM rowlock.leader
+   WHERE held_until BETWEEN clock_timestamp() AND clock_timestamp() + lease
+  UNION ALL
+  SELECT rival, false, rival_at FROM rowlock.leader
+   WHERE rival_at BETWEEN clock_timestamp() - interval '1 minute' AND clock_timestamp();
+COMMENT ON VIEW rowlock.controllers IS
+'The controller that leads; and one of another namespace that waits for the leadership, and scales nothing meanwhile.
+Others of the leader''s namespace are not shown: they take its place when it is gone.';
 
 CREATE OR REPLACE FUNCTION rowlock.fence(epoch int8) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, rowlock, pg_temp AS $$

@@ -89,7 +89,7 @@ BEGIN
   FOR v_grant IN
     SELECT r.role, v.name AS view, '' AS columns
       FROM (VALUES
-        ('{rowlock_reader, rowlock_admin}', '{queues, workers, job_types, decisions}'),
+        ('{rowlock_reader, rowlock_admin}', '{queues, workers, job_types, decisions, controllers}'),
         ('{rowlock_admin}',                 '{jobs, schedules}')
       ) g(roles, views)
      CROSS JOIN LATERAL unnest(g.views::name[]) v(name)

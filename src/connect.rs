@@ -133,6 +133,18 @@ impl Target {
         }
     }
 
+    /// The texts by which one could log in as this process does: the connection string, if a password is in it, and the
+    /// passwords themselves, also those out of files.
+    pub(crate) fn secrets(&self) -> Vec<String> {
+        let ready = self.current();
+        let mut secrets: Vec<String> =
+            ready.plan.servers.iter().filter_map(|server| ready.plan.password_for(server).text).collect();
+        if !secrets.is_empty() {
+            secrets.push(ready.text.trim().to_owned());
+        }
+        secrets
+    }
+
     /// The same database, reached at another address. TLS verifies the same name as before.
     ///
     /// # Errors

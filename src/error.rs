@@ -210,6 +210,12 @@ impl Error {
         }
     }
 
+    /// Whether this process can never log in again: the password that was refused is out of a variable or the command
+    /// line, and only the next start sees another one there. A file would be read anew.
+    pub(crate) fn needs_another_start(&self) -> bool {
+        self.is_refused_login() && !matches!(self, Error::Login { .. })
+    }
+
     /// A login that was refused with a password out of a file.
     pub(crate) fn login(e: &tokio_postgres::error::DbError, file: &std::path::Path) -> Error {
         let (code, message) = (e.code().code().to_owned(), e.message().to_owned());

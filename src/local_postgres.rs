@@ -253,10 +253,13 @@ fn run_as(command: &mut Command, account: Option<Account>) -> &mut Command {
 
 /// None: as ourselves.
 fn account() -> anyhow::Result<Option<Account>> {
-    // Whose we are, without libc: our own entry in /proc, or a process's answer where there is none.
-    let uid = match fs::metadata("/proc/self") {
-        Ok(m) => m.uid(),
-        Err(_) => binaries::said(&Command::new("id").arg("-u").output().context("cannot run id")?)
+    // Whose we are, without libc: what /proc says, or a process's answer where there is none. The owner of /proc/self
+    // is root where nobody may read this process's memory.
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let of_status = |line: &str| line.strip_prefix("Uid:")?.split_whitespace().nth(1)?.parse::<u32>().ok();
+    let uid = match status.lines().find_map(of_status) {
+        Some(uid) => uid,
+        None => binaries::said(&Command::new("id").arg("-u").output().context("cannot run id")?)
             .trim()
             .parse()
             .context("id -u")?,

@@ -13,8 +13,8 @@ use crate::{Error, session::Maintained};
 /// the jobs of the lost wait for their lease and a second and a half at most, even where keepers are lost in a row.
 const ASK_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Does the rounds while the holder is the keeper, and asks now and then while it is not, until `end`. A keeper that has
-/// given its place back is heard of by `keeper_ended`: due jobs must not wait for the next question.
+/// Does the rounds while the holder is the keeper, and asks now and then while it is not, until `end`. A keeper that
+/// has given its place back is heard of by `keeper_ended`: due jobs must not wait for the next question.
 pub(crate) async fn maintain<F>(round: impl Fn() -> F, keeper_ended: Arc<Notify>, end: CancellationToken)
 where
     F: Future<Output = Result<Maintained, Error>>,

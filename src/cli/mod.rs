@@ -20,6 +20,7 @@ mod plugin;
 mod query;
 mod queues;
 mod schedules;
+mod secrecy;
 mod serve;
 mod simulate;
 mod types;
@@ -45,12 +46,19 @@ use crate::{JobQueue, cluster::ClusterOptions};
 /// }
 /// ```
 pub fn main() -> ExitCode {
+    secrecy::protect();
     let args = if plugin::is_plugin(&program()) {
         let command = Args::command().name("kubectl rowlock").bin_name("kubectl rowlock");
         Args::from_arg_matches(&command.get_matches()).unwrap_or_else(|e| e.exit())
     } else {
         Args::parse()
     };
+    if matches!(args.command, Command::Worker(_) | Command::Controller(_))
+        && let Err(error) = secrecy::hide_urls()
+    {
+        return fail(&anyhow::Error::from(error).context("the URL of the database could not leave the command line"));
+    }
+    secrecy::keep_descriptors();
     // The guardian only waits, and there is one for every worker: no threads for it. A worker's jobs are processes,
     // and it hands them over faster to itself than to another thread.
     let mut runtime = match &args.command {

@@ -33,13 +33,14 @@ pub(super) fn service(text: &str, name: &str) -> Result<Option<Pairs>, Error> {
     Ok(found)
 }
 
-/// Where a service may be described, in libpq's order: a file that was named, the user's, the system's.
+/// Finds the settings of a service, and the file that has them. It looks in libpq's order: into a file that was named,
+/// the user's, the system's.
 pub(super) fn find_service(
     name: &str,
     named: Option<&str>,
     home: Option<&Path>,
     system: Option<&str>,
-) -> Result<Pairs, Error> {
+) -> Result<(PathBuf, Pairs), Error> {
     let user = match named {
         Some(file) => Some(PathBuf::from(file)),
         None => home.map(|home| home.join(".pg_service.conf")),
@@ -58,7 +59,7 @@ pub(super) fn find_service(
         match fs::read_to_string(&file) {
             Ok(text) => {
                 if let Some(pairs) = service(&text, name)? {
-                    return Ok(pairs);
+                    return Ok((file, pairs));
                 }
             }
             Err(e) if e.kind() == io::ErrorKind::NotFound && !must => {}

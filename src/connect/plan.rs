@@ -22,6 +22,8 @@ pub(super) struct Plan {
     pub user: String,
     pub database: String,
     password: Option<String>,
+    /// The service file, if that password is out of it.
+    password_file: Option<PathBuf>,
     passfile: Option<PathBuf>,
     pub options: Option<String>,
     pub application_name: String,
@@ -119,6 +121,7 @@ impl Plan {
             database: s.get("dbname").unwrap_or(&user).to_owned(),
             user,
             password: s.get("password").map(str::to_owned),
+            password_file: s.password_file.clone(),
             passfile: passfile.or_else(|| around.home.as_ref().map(|home| home.join(".pgpass"))),
             options: s.get("options").map(str::to_owned),
             application_name: s
@@ -147,7 +150,7 @@ impl Plan {
     /// The password for a server: the one that was given, else the password file's, which is read each time.
     pub(super) fn password_for(&self, server: &Server) -> Password {
         if self.password.is_some() {
-            return Password { text: self.password.clone(), ..Password::default() };
+            return Password { text: self.password.clone(), file: self.password_file.clone(), unused: None };
         }
         let Some(file) = &self.passfile else { return Password::default() };
         let host = match &server.place {

@@ -118,7 +118,11 @@ impl Surroundings {
 
 /// libpq's options with the values that hold. An empty value is none.
 #[derive(Default)]
-pub(super) struct Settings(BTreeMap<&'static str, String>);
+pub(super) struct Settings {
+    values: BTreeMap<&'static str, String>,
+    /// The service file, if the password is out of it.
+    pub password_file: Option<PathBuf>,
+}
 
 impl Settings {
     pub(super) fn gather(text: &str, around: &Surroundings) -> Result<Settings, Error> {
@@ -129,12 +133,15 @@ impl Settings {
         if let Some(service) = service {
             let named = given.get("servicefile").or_else(|| around.variable("PGSERVICEFILE"));
             let system = around.variable("PGSYSCONFDIR");
-            settings.put_all(files::find_service(service, named, around.home.as_deref(), system)?)?;
+            let (file, pairs) = files::find_service(service, named, around.home.as_deref(), system)?;
+            settings.put_all(pairs)?;
+            let is_of_service = settings.get("password").is_some() && given.get("password").is_none();
+            settings.password_file = is_of_service.then_some(file);
         }
-        settings.0.extend(given.0);
+        settings.values.extend(given.values);
         for (name, variable, _) in OPTIONS {
             if let Some(value) = around.variable(variable)
-                && !settings.0.contains_key(name)
+                && !settings.values.contains_key(name)
             {
                 settings.put(name, value.to_owned())?;
             }
@@ -158,19 +165,19 @@ impl Settings {
         match taken {
             Idle => {}
             // A later value replaces an earlier one, also by nothing.
-            _ if value.is_empty() => drop(self.0.remove(name)),
+            _ if value.is_empty() => drop(self.values.remove(name)),
             Only(values, instead) => {
                 if !values.contains(&&*value) {
                     return Err(Error::Config(format!("{name}: {instead}")));
                 }
             }
-            Obeyed => drop(self.0.insert(name, value)),
+            Obeyed => drop(self.values.insert(name, value)),
         }
         Ok(())
     }
 
     pub(super) fn get(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(String::as_str)
+        self.values.get(name).map(String::as_str)
     }
 
     /// One of these values, by its position.

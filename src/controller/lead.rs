@@ -62,12 +62,14 @@ pub(super) struct Candidate {
 /// Takes the leadership when it is free and keeps it until `end`, then gives it up.
 pub(super) async fn lead(store: Store, candidate: Candidate, end: CancellationToken) {
     let Candidate { id, name, namespace, lease, terms: term, rivals } = candidate;
+    let mut has_asked = false;
     loop {
         let asked = Instant::now();
         let answer = tokio::select! {
             answer = store.lead(id, &name, lease) => answer,
             () = end.cancelled() => break,
         };
+        has_asked |= answer.is_ok();
         let wait = match answer {
             Ok(Led { epoch: Some(epoch), .. }) => {
                 let before = term.send_replace(Some(LeaderTerm { epoch, until: asked + lease }));
@@ -84,6 +86,11 @@ pub(super) async fn lead(store: Store, candidate: Candidate, end: CancellationTo
                 rivals.send_replace(Some(leader).filter(|leader| is_rival(leader, namespace.as_deref())));
                 // Not before it can be free, and often enough to be there soon after.
                 left.clamp(Duration::from_millis(20), (lease / 15).max(Duration::from_millis(50)))
+            }
+            // Who starts waits for a database that is away, and for nothing that somebody has to mend first.
+            Err(error) if !has_asked && !error.is_transient() => {
+                store.give_up(error);
+                break;
             }
             Err(error) => {
                 tracing::warn!(%error, "the leadership cannot be asked for");

@@ -15,12 +15,14 @@
 //!   `scale_in`: how replicas go, and none that works. `share`: Deployments that serve the same queue.
 //! - [`configmaps`]: the catalogue from a cluster; `sources`: its ConfigMaps, as they come and go. `release`: whose an
 //!   object is.
-//! - `scaler_error`: the acts that can fail, by name. `store`: the only file that calls the controller's SQL.
+//! - `scaler_error`: the acts that can fail, by name. `ending`: how a controller ends. `store`: the only file that
+//!   calls the controller's SQL.
 
 pub mod configmaps;
 pub mod decide;
 pub mod decision;
 pub mod demand;
+mod ending;
 mod explain;
 pub mod history;
 pub mod kubernetes;
@@ -55,7 +57,7 @@ pub use demand::{Connections, Current, Demand, TypeDemand};
 pub use history::History;
 pub use limits::{InvalidLimits, Limits, Rule};
 
-use self::{lead::LeaderTerm, reconcile::Reconciler, store::Store, target::Target};
+use self::{ending::Ending, lead::LeaderTerm, reconcile::Reconciler, store::Store, target::Target};
 use crate::{
     Error, JobQueue, SessionOptions,
     listen::{self, Wakes},
@@ -99,7 +101,9 @@ impl Default for Options {
 /// Runs a controller until `end`: it leads when it can, and does the duties of a leader. Gives back the target.
 ///
 /// # Errors
-/// [`Error::Config`] for a URL for LISTEN that cannot be read. Errors of the database are logged, and tried again.
+/// [`Error::Config`] for a URL for LISTEN that cannot be read. The database's, if it refuses the controller at its
+/// start for a reason that time does not mend, or if it refuses at any time a password that did not come from a file.
+/// Other errors are logged, and tried again.
 ///
 /// # Example
 /// ```no_run
@@ -110,7 +114,9 @@ impl Default for Options {
 /// ```
 pub async fn run<T: Target>(queue: JobQueue, target: T, options: Options, end: CancellationToken) -> Result<T, Error> {
     let id = Uuid::now_v7();
-    let store = Store::new(&queue);
+    let ending = Ending::of(&end);
+    let end = ending.token().clone();
+    let store = Store::new(&queue, ending.clone());
     let (terms, term) = watch::channel(None);
     let wakes = Wakes::default();
     let address = listen::target(&queue, options.listen_url.as_deref())?;
@@ -134,6 +140,7 @@ pub async fn run<T: Target>(queue: JobQueue, target: T, options: Options, end: C
     let mut reconciler = Reconciler::new(store, target, options.facts);
     reconcile(&mut reconciler, (term, rival), &wakes.jobs, options.tick, &end).await;
     tasks.wait().await;
+    ending.error()?;
     Ok(reconciler.target)
 }
 

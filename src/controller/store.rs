@@ -11,7 +11,7 @@ use tokio_postgres::{
 };
 use uuid::Uuid;
 
-use super::scaler_error::ScalerError;
+use super::{ending::Ending, scaler_error::ScalerError};
 use crate::{
     Error, JobQueue,
     hints::HintArgs,
@@ -45,15 +45,30 @@ pub(super) struct DueSchedule {
 #[derive(Clone)]
 pub(super) struct Store {
     pool: Pool,
+    /// Ends the controller when its login is refused for good.
+    ending: Ending,
 }
 
 impl Store {
-    pub(super) fn new(queue: &JobQueue) -> Store {
-        Store { pool: queue.pool().clone() }
+    pub(super) fn new(queue: &JobQueue, ending: Ending) -> Store {
+        Store { pool: queue.pool().clone(), ending }
     }
 
     async fn rows(&self, sql: &str, args: &Args<'_>) -> Result<Vec<Row>, Error> {
-        statement::query(&self.pool, QUERY_TIMEOUT, sql, args).await
+        match statement::query(&self.pool, QUERY_TIMEOUT, sql, args).await {
+            Err(error) if error.needs_another_start() => {
+                let told = error.to_caller();
+                // Whichever call meets it: the connections of the others only live on until they break.
+                self.ending.because(error);
+                Err(told)
+            }
+            answer => answer,
+        }
+    }
+
+    /// Ends the controller.
+    pub(super) fn give_up(&self, error: Error) {
+        self.ending.because(error);
     }
 
     async fn one<T: for<'a> FromSql<'a>>(&self, sql: &str, args: &Args<'_>) -> Result<T, Error> {

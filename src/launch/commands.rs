@@ -1,6 +1,7 @@
 //! The launcher of commands: it admits a job, chooses a slot for it, and runs it by its type's kind of launch.
 
 use std::{
+    ffi::OsString,
     io,
     sync::{Arc, Mutex, MutexGuard},
     time::{Duration, Instant},
@@ -36,6 +37,8 @@ use crate::{
 pub(super) struct Commands {
     queue: JobQueue,
     options: LaunchOptions,
+    /// The variables that no job gets.
+    withheld: Vec<OsString>,
     host: Host,
     state: Mutex<State>,
 }
@@ -61,10 +64,10 @@ struct Registered {
 impl Commands {
     /// # Errors
     /// [`Error::Config`], as [`LaunchOptions::check`].
-    pub(super) fn new(queue: JobQueue, options: LaunchOptions) -> Result<Commands, Error> {
+    pub(super) fn new(queue: JobQueue, options: LaunchOptions, withheld: Vec<OsString>) -> Result<Commands, Error> {
         options.check()?;
         let host = Host::new(options.facts.clone());
-        Ok(Commands { queue, options, host, state: Mutex::default() })
+        Ok(Commands { queue, options, withheld, host, state: Mutex::default() })
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -78,7 +81,7 @@ impl Commands {
 
 impl Launcher for Commands {
     async fn start(&self, session: &Arc<Session>, places: usize) -> Result<(), Error> {
-        let groups = ProcessGroups::new(session.id(), Slot::groups_of(places));
+        let groups = ProcessGroups::new(session.id(), Slot::groups_of(places), self.withheld.clone());
         let groups = Arc::new(groups.map_err(|e| cannot_start("a place for files", &e))?);
         if let Some(deadline) = self.state().deadline {
             groups.set_deadline(deadline);

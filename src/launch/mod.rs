@@ -3,11 +3,12 @@
 //! - `commands`: the launcher that plugs into the engine of [`crate::worker`]. `options`: what it accepts and needs.
 //! - `job_types`, `admit`: from a job to the `spec` of its command, or to why there is none.
 //! - `process`, `resident`, `pod`: the three ways to run a command; `run` is one run, `slot` its place.
-//! - `process_group`, `guardian`: what is known of the processes, and who ends them when the worker cannot. `host`:
-//!   what this machine lacks.
+//! - `process_group`, `guardian`: what is known of the processes, and who ends them when the worker cannot.
+//!   `environment`: the variables that they do not get. `host`: what this machine lacks.
 
 mod admit;
 mod commands;
+mod environment;
 mod exit;
 mod files;
 pub(crate) mod guardian;
@@ -31,7 +32,7 @@ pub use self::{
     spec::Kind,
 };
 use crate::{
-    Error, JobQueue,
+    Error, JobQueue, Target,
     worker::{self, Shutdown, WorkerOptions, WorkerSummary},
 };
 
@@ -58,6 +59,9 @@ pub async fn run(
     launch: LaunchOptions,
     shutdown: impl Into<Shutdown>,
 ) -> Result<WorkerSummary, Error> {
-    let commands = Commands::new(queue.clone(), launch)?;
+    let mut databases = vec![queue.target().clone()];
+    databases.extend(options.listen_url.as_deref().map(Target::parse).transpose()?);
+    environment::report_exposed(&databases);
+    let commands = Commands::new(queue.clone(), launch, environment::withheld(&databases))?;
     worker::run(&queue, &options, commands, &shutdown.into()).await
 }

@@ -64,17 +64,16 @@ pub(super) struct ProcessGroups {
     worker: Uuid,
     dir: PathBuf,
     register: File,
-    /// Variables of this process that no job may see.
-    secrets: Vec<OsString>,
+    /// Variables of this process that no job may see: see `environment`.
+    withheld: Vec<OsString>,
 }
 
 impl ProcessGroups {
     /// Room for `places` process groups.
-    pub(super) fn new(worker: Uuid, places: usize) -> io::Result<ProcessGroups> {
+    pub(super) fn new(worker: Uuid, places: usize, withheld: Vec<OsString>) -> io::Result<ProcessGroups> {
         let register = File::from(rustix::fs::memfd_create("rowlock-groups", MemfdFlags::CLOEXEC)?);
         register.set_len(HEAD + 4 * places as u64)?;
-        let secrets = std::env::vars_os().map(|(key, _)| key).filter(|key| is_secret(&key.to_string_lossy())).collect();
-        Ok(ProcessGroups { worker, dir: directory(worker, places)?, register, secrets })
+        Ok(ProcessGroups { worker, dir: directory(worker, places)?, register, withheld })
     }
 
     pub(super) fn dir(&self) -> &Path {
@@ -108,7 +107,7 @@ impl ProcessGroups {
 
     pub(super) fn command(&self, spec: &Spec) -> Command {
         let mut command = Command::new(&spec.program);
-        self.secrets.iter().for_each(|key| {
+        self.withheld.iter().for_each(|key| {
             command.env_remove(key);
         });
         command
@@ -144,11 +143,6 @@ impl Drop for ProcessGroups {
     fn drop(&mut self) {
         let _ = std::fs::remove_dir_all(&self.dir);
     }
-}
-
-/// A job gets no credentials of the worker's, and no settings that are the worker's own.
-fn is_secret(name: &str) -> bool {
-    name.starts_with("ROWLOCK_") || matches!(name, "DATABASE_URL" | "PGPASSWORD" | "PGPASSFILE" | "TRACEPARENT")
 }
 
 /// A directory only this user can read: in memory if every job's payload and result have room there and nobody
@@ -209,7 +203,7 @@ mod tests {
 
     #[test]
     fn the_register_has_a_group_from_its_start_to_its_end_and_the_deadline() {
-        let groups = Arc::new(ProcessGroups::new(Uuid::now_v7(), 2).unwrap());
+        let groups = Arc::new(ProcessGroups::new(Uuid::now_v7(), 2, Vec::new()).unwrap());
         let spec = Spec { program: "sleep".into(), args: vec!["60".into()], env: Vec::new(), pod: None };
         let mut child = groups.command(&spec).spawn().unwrap();
         let group = groups.enter(1, child.id()).unwrap();
@@ -234,7 +228,7 @@ mod tests {
 
     #[test]
     fn a_directory_is_gone_with_its_groups() {
-        let groups = ProcessGroups::new(Uuid::now_v7(), 1).unwrap();
+        let groups = ProcessGroups::new(Uuid::now_v7(), 1, Vec::new()).unwrap();
         let dir = groups.dir().to_owned();
         assert!(dir.is_dir());
         drop(groups);

@@ -192,6 +192,10 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(10);
 
+    fn groups() -> Arc<ProcessGroups> {
+        Arc::new(ProcessGroups::new(Uuid::now_v7(), 1, Vec::new()).unwrap())
+    }
+
     fn start(groups: &Arc<ProcessGroups>, line: &str) -> Start {
         let args = vec!["-c".into(), line.into()];
         let spec = Spec { program: "sh".into(), args, env: Vec::new(), pod: None };
@@ -208,7 +212,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_command_ends_with_its_status_and_its_last_words() {
-        let (groups, runner) = (Arc::new(ProcessGroups::new(Uuid::now_v7(), 1).unwrap()), Runner::new().unwrap());
+        let (groups, runner) = (groups(), Runner::new().unwrap());
         assert!(matches!(end(runner.start(start(&groups, "exit 0"))).await, End::Succeeded(Ok(None))));
         let End::Failed { status, stderr } = end(runner.start(start(&groups, "echo why >&2; exit 3"))).await else {
             panic!("it exits with 3");
@@ -222,7 +226,7 @@ mod tests {
     #[tokio::test]
     async fn a_signal_reaches_a_command_that_is_being_started() {
         use std::os::unix::process::ExitStatusExt;
-        let (groups, runner) = (Arc::new(ProcessGroups::new(Uuid::now_v7(), 1).unwrap()), Runner::new().unwrap());
+        let (groups, runner) = (groups(), Runner::new().unwrap());
         for _ in 0..20 {
             let running = runner.start(start(&groups, "sleep 60"));
             running.signal(Signal::TERM);
@@ -233,7 +237,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_command_that_is_given_up_on_is_killed_and_its_thread_goes_on() {
-        let (groups, runner) = (Arc::new(ProcessGroups::new(Uuid::now_v7(), 1).unwrap()), Runner::new().unwrap());
+        let (groups, runner) = (groups(), Runner::new().unwrap());
         drop(runner.start(start(&groups, "sleep 60")));
         end(runner.start(start(&groups, "exit 0"))).await;
         let left = super::super::process_group::read(groups.register().as_fd()).unwrap().1;

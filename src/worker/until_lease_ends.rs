@@ -64,8 +64,8 @@ impl UntilLeaseEnds {
         self.bounded(repeat).await
     }
 
-    /// Repeats a call while the database is away. The loop stands twice: a closure that lends a report to its future makes
-    /// a future that no other thread can run.
+    /// Repeats a call while the database is away. The loop stands twice: a closure that lends a report to its future
+    /// makes a future that no other thread can run.
     pub(super) async fn call<T, F>(&self, call: impl Fn() -> F) -> Result<T, Error>
     where
         F: Future<Output = Result<T, Error>>,

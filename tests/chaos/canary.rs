@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use crate::{
+    binary::program,
     fleet::{Fleet, get, turn, until},
     support::{Db, database},
     work::{put_type, shell},
@@ -107,7 +108,7 @@ fn contains(text: &[u8], secret: &str) -> bool {
 
 /// Runs a command to its end, with a text on its stdin. Answers all that it printed.
 fn command(db: &Db, args: &[&str], stdin: &str) -> Vec<u8> {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_rowlock"));
+    let mut command = program();
     command.args(args).env("DATABASE_URL", &db.url).env("RUST_LOG", "trace");
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = command.spawn().unwrap();

@@ -13,6 +13,8 @@ use std::{
 
 use tokio::sync::{Mutex, MutexGuard};
 
+use crate::binary::{program, unsteered};
+
 /// No test of this target waits longer for one thing: a loaded machine is slow, not wrong.
 pub const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -101,7 +103,7 @@ enum Program {
 impl Program {
     fn command(self, words: &[&str], args: &[String]) -> Command {
         let Program::InProcess = self else {
-            let mut command = Command::new(env!("CARGO_BIN_EXE_rowlock"));
+            let mut command = program();
             command.args(words).args(args);
             return command;
         };
@@ -114,7 +116,7 @@ impl Program {
             }
         };
         command.env("CHAOS_ARGS", args.join(" "));
-        command
+        unsteered(command)
     }
 }
 
@@ -174,11 +176,6 @@ impl Fleet {
         static NEXT: AtomicU32 = AtomicU32::new(1);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let mut command = self.program.command(words, &self.args);
-        // Not the caller's settings, nor the caller's cluster.
-        let ours = |key: &str| key.starts_with("ROWLOCK_") || key.starts_with("KUBE");
-        for (key, _) in std::env::vars_os().filter(|(k, _)| ours(&k.to_string_lossy())) {
-            command.env_remove(key);
-        }
         let url = &self.urls[usize::try_from(number).unwrap() % self.urls.len()];
         let log = File::options().append(true).create(true).open(self.log()).unwrap();
         command.env("DATABASE_URL", url).envs(self.environment.iter().cloned());
@@ -262,13 +259,16 @@ pub fn get(address: &str, path: &str) -> std::io::Result<String> {
     Ok(text)
 }
 
-/// The processes whose environment has this entry.
+/// The processes whose environment has this entry, without workers: theirs is readable to nobody but root.
 pub fn processes(entry: &str) -> Vec<i32> {
     let pids = std::fs::read_dir("/proc").unwrap().flatten();
     let pids = pids.filter_map(|e| e.file_name().to_str()?.parse::<i32>().ok());
     pids.filter(|pid| {
-        let environ = std::fs::read(Path::new("/proc").join(pid.to_string()).join("environ")).unwrap_or_default();
-        environ.split(|b| *b == 0).any(|e| e == entry.as_bytes())
+        let has = |file: &str, what: &str| {
+            let text = std::fs::read(Path::new("/proc").join(pid.to_string()).join(file)).unwrap_or_default();
+            text.split(|b| *b == 0).any(|part| part == what.as_bytes())
+        };
+        has("environ", entry) && !has("cmdline", "worker")
     })
     .collect()
 }

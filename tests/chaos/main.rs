@@ -7,6 +7,8 @@
 #![cfg(feature = "cli")]
 #![allow(clippy::unwrap_used, clippy::print_stderr, missing_docs)]
 
+#[path = "../it/binary.rs"]
+mod binary;
 mod canary;
 mod children;
 mod commits;

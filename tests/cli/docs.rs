@@ -6,7 +6,8 @@ use std::{
     process::Command,
 };
 
-use crate::support::{PROGRAM, finish, steered_by_nothing, url};
+use crate::binary::PROGRAM;
+use crate::support::{finish, steered_by_nothing, url};
 
 #[test]
 fn every_command_of_the_manual_runs() {

@@ -4,6 +4,9 @@
 #![cfg(feature = "cli")]
 #![allow(clippy::unwrap_used, missing_docs)]
 
+#[path = "../it/binary.rs"]
+#[allow(dead_code, reason = "shared with the other tests, which use more of it")]
+mod binary;
 mod docs;
 mod readme;
 mod support;

@@ -6,7 +6,8 @@ use std::{
     process::{Child, Command},
 };
 
-use crate::support::{PROGRAM, finish, start_dev, steered_by_nothing};
+use crate::binary::PROGRAM;
+use crate::support::{finish, start_dev, steered_by_nothing};
 
 const README: &str = include_str!("../../README.md");
 

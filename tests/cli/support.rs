@@ -9,7 +9,7 @@ use std::{
 
 use serde_json::Value;
 
-pub const PROGRAM: &str = env!("CARGO_BIN_EXE_rowlock");
+use crate::binary::{PROGRAM, unsteered};
 
 pub const TYPES: &str = r#"
 types:
@@ -54,17 +54,11 @@ pub fn program(url: Option<&str>) -> Command {
 }
 
 /// Nothing of the caller's environment steers the program under test.
-pub fn steered_by_nothing(mut command: Command, url: Option<&str>) -> Command {
-    for (key, _) in std::env::vars_os() {
-        if key.to_string_lossy().starts_with("ROWLOCK_") {
-            command.env_remove(key);
-        }
+pub fn steered_by_nothing(command: Command, url: Option<&str>) -> Command {
+    let mut command = unsteered(command);
+    if let Some(url) = url {
+        command.env("DATABASE_URL", url);
     }
-    command.env_remove("KUBECONFIG");
-    match url {
-        Some(url) => command.env("DATABASE_URL", url),
-        None => command.env_remove("DATABASE_URL"),
-    };
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     command
 }

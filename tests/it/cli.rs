@@ -1,13 +1,16 @@
 //! The command line as a script sees it: stdout, stderr, exit codes.
 
-use std::process::{Command, Output};
+use std::process::Output;
 
 use serde_json::Value;
 
-use crate::support::{database, empty_database, eventually};
+use crate::{
+    binary::program,
+    support::{database, empty_database, eventually},
+};
 
 fn rowlock(url: &str, args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_rowlock")).args(args).env_clear().env("DATABASE_URL", url).output().unwrap()
+    program().args(args).env_clear().env("DATABASE_URL", url).output().unwrap()
 }
 
 fn json(output: &Output) -> Value {

@@ -16,6 +16,7 @@ use rowlock::{
 };
 
 use crate::{
+    binary::PROGRAM,
     support::{self, connect, eventually},
     tls::{Ca, ca, certificate, write},
 };
@@ -29,15 +30,15 @@ const FACTS: &str = "SELECT concat_ws(' ', (SELECT system_identifier FROM pg_con
     current_setting('geqo'), current_setting('transaction_read_only'))
   FROM pg_stat_ssl s WHERE pid = pg_backend_pid()";
 
-struct Server {
-    postgres: LocalPostgres,
-    port: u16,
+pub struct Server {
+    pub postgres: LocalPostgres,
+    pub port: u16,
     /// Sockets, certificates, password files: gone with the test.
-    dir: tempfile::TempDir,
+    pub dir: tempfile::TempDir,
 }
 
 /// For a client: the certificate and the key, ours alone.
-fn private(dir: &Path, name: &str, text: &str) -> PathBuf {
+pub fn private(dir: &Path, name: &str, text: &str) -> PathBuf {
     let file = dir.join(name);
     fs::write(&file, text).unwrap();
     fs::set_permissions(&file, PermissionsExt::from_mode(0o600)).unwrap();
@@ -52,7 +53,7 @@ fn client_certificate(ca: &Ca, user: &str) -> (String, String) {
 }
 
 /// A server on TCP with TLS and on sockets, with users for each way in.
-async fn start() -> Server {
+pub async fn start() -> Server {
     let dir = tempfile::Builder::new().prefix("rl").tempdir().unwrap();
     let sockets = dir.path().join("run");
     fs::create_dir(&sockets).unwrap();
@@ -300,7 +301,7 @@ impl Server {
     }
 
     /// Nothing of the caller's environment gets in, and the home is empty.
-    fn command(&self, program: &Path, env: &HashMap<String, String>) -> Command {
+    pub fn command(&self, program: &Path, env: &HashMap<String, String>) -> Command {
         let mut command = Command::new(program);
         command.env_clear().env("PATH", "/usr/bin:/bin").env("HOME", self.dir.path()).envs(env);
         command
@@ -387,18 +388,18 @@ async fn psql_and_rowlock_understand_the_same_by_a_connection_string() {
 }
 
 /// A password and its file, as a mounted Secret has them.
-struct Secret<'a> {
-    server: &'a Server,
-    file: PathBuf,
+pub struct Secret<'a> {
+    pub server: &'a Server,
+    pub file: PathBuf,
 }
 
 impl Secret<'_> {
-    fn url(&self, password: &str) -> String {
+    pub fn url(&self, password: &str) -> String {
         format!("postgresql://by_password:{password}@127.0.0.1:{}/app", self.server.port)
     }
 
     /// In the server only; who is connected is cut off.
-    async fn change(&self, password: &str) {
+    pub async fn change(&self, password: &str) {
         let admin = connect(&self.server.postgres.url("postgres")).await;
         admin.batch_execute(&format!("ALTER ROLE by_password PASSWORD '{password}'")).await.unwrap();
         let cut = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = 'by_password'";
@@ -485,7 +486,7 @@ async fn the_program_takes_its_database_from_a_file_or_from_libpqs_variables() {
     let file = secret.file.to_str().unwrap().to_owned();
     let rowlock = |args: &[&str], env: &[(&str, &str)]| {
         let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        let mut command = server.command(Path::new(env!("CARGO_BIN_EXE_rowlock")), &env);
+        let mut command = server.command(Path::new(PROGRAM), &env);
         let output = command.args(args).output().unwrap();
         (output.status.code().unwrap(), String::from_utf8(output.stderr).unwrap())
     };

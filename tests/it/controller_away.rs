@@ -12,7 +12,7 @@ use std::{
 
 use rowlock::{
     JobQueue, NewJob,
-    controller::{self, Limits, Rule},
+    controller::{self, Limits, Rule, local::LocalOptions},
     http::{self, State},
     local_postgres::{LocalPostgres, Options},
     metrics::Facts,
@@ -20,6 +20,7 @@ use rowlock::{
 use serde_json::json;
 
 use crate::{
+    binary::PROGRAM,
     controller_scale::{Scaling, limits, local},
     http::get,
     metrics::samples,
@@ -38,16 +39,15 @@ async fn server(dir: &Path, port: Option<u16>) -> LocalPostgres {
     LocalPostgres::start(Options { persist, port, ..Options::default() }).await.unwrap()
 }
 
-/// The processes that are workers of this database.
-fn workers(url: &str) -> BTreeSet<i32> {
-    let entry = format!("DATABASE_URL={url}");
-    let has = |pid: i32, file: &str, what: &str| {
-        let text = std::fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
-        text.split(|b| *b == 0).any(|part| part == what.as_bytes())
-    };
+/// The workers, by the name under which the program was started: their environment is readable to nobody.
+fn workers(program: &Path) -> BTreeSet<i32> {
     let pids = std::fs::read_dir("/proc").unwrap().flatten();
     let pids = pids.filter_map(|e| e.file_name().to_str()?.parse().ok());
-    pids.filter(|pid| has(*pid, "cmdline", "--leash") && has(*pid, "environ", &entry)).collect()
+    pids.filter(|pid: &i32| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        line.split(|b| *b == 0).next() == Some(program.as_os_str().as_encoded_bytes())
+    })
+    .collect()
 }
 
 fn is_counter(name: &str) -> bool {
@@ -72,12 +72,18 @@ async fn completed(db: &Db) -> i64 {
 }
 
 /// Each second of the time away: the same workers, and metrics that say that the database is away.
-async fn hold(at: SocketAddr, held: &BTreeSet<i32>, url: &str, highest: &mut BTreeMap<String, f64>, last_read: f64) {
+async fn hold(
+    at: SocketAddr,
+    held: &BTreeSet<i32>,
+    program: &Path,
+    highest: &mut BTreeMap<String, f64>,
+    last_read: f64,
+) {
     let began = Instant::now();
     let (mut looks, mut told) = (0, None);
     while began.elapsed() < AWAY {
         let now = scrape(at, highest).await;
-        assert_eq!(&workers(url), held, "{:?} after the database went", began.elapsed());
+        assert_eq!(&workers(program), held, "{:?} after the database went", began.elapsed());
         looks += 1;
         if now["rowlock_database_up"] == 0.0 {
             told.get_or_insert(began.elapsed());
@@ -107,6 +113,9 @@ async fn a_database_that_is_away_for_a_minute_holds_all_as_it_is_and_then_all_go
     let postgres = server(dir.path(), None).await;
     let url = postgres.url("postgres");
     let port = url.rsplit_once('/').and_then(|(rest, _)| rest.rsplit_once(':')).and_then(|(_, p)| p.parse().ok());
+    // A name of its own, to find its workers by.
+    let program = dir.path().join("rowlock");
+    std::os::unix::fs::symlink(PROGRAM, &program).unwrap();
     let q = JobQueue::connect(&url).await.unwrap();
     q.migrate().await.unwrap();
     let db = Db { client: connect(&url).await, url: url.clone() };
@@ -119,24 +128,25 @@ async fn a_database_that_is_away_for_a_minute_holds_all_as_it_is_and_then_all_go
     let served = http::serve("127.0.0.1:0".parse().unwrap(), State::new(q.clone(), facts.clone())).await.unwrap();
     let limits = Limits { rule: Rule::JobsPerReplica(4), ..limits(WORKERS, Duration::from_secs(1)) };
     let options = controller::Options { facts, ..controller::Options::default() };
-    let scaling = Scaling::of(&q, local(&db, limits, 2), options);
+    let scaling = Scaling::of(&q, LocalOptions { program: program.clone(), ..local(&db, limits, 2) }, options);
     let jobs: Vec<NewJob> = (0..JOBS).map(|n| NewJob::new("t", json!({"n": n}))).collect();
     q.enqueue_many(&jobs).await.unwrap();
     eventually("some jobs are done by all workers", || async {
-        completed(&db).await > 20 && workers(&url).len() == WORKERS as usize
+        completed(&db).await > 20 && workers(&program).len() == WORKERS as usize
     })
     .await;
     let mut highest = BTreeMap::new();
     let before = scrape(served.address, &mut highest).await;
     assert_eq!((before["rowlock_database_up"], before["rowlock_leader"]), (1.0, 1.0));
-    let held = workers(&url);
+    let held = workers(&program);
 
     let done = completed(&db).await;
     tokio::task::spawn_blocking(|| drop(postgres)).await.unwrap();
-    hold(served.address, &held, &url, &mut highest, before["rowlock_scrape_timestamp_seconds"]).await;
+    hold(served.address, &held, &program, &mut highest, before["rowlock_scrape_timestamp_seconds"]).await;
     let _postgres = server(dir.path(), port).await;
     let back = Instant::now();
     goes_on(&url, done, served.address, &mut highest, back).await;
+    eventually("the workers go again", || async { workers(&program).is_empty() }).await;
     scaling.stop().await;
 }
 
@@ -178,5 +188,4 @@ async fn goes_on(url: &str, done: i64, at: SocketAddr, highest: &mut BTreeMap<St
     assert!(ticks > AWAY.as_secs() as i64);
     scrape(at, highest).await;
     db.run("SELECT rowlock.remove_schedule('s')").await;
-    eventually("the workers go again", || async { workers(url).is_empty() }).await;
 }

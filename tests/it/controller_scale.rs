@@ -18,8 +18,9 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    binary::PROGRAM,
     support::{Db, eventually},
-    work::{Program, exists, job, processes_with, put_type, shell, signal, unique_sleep, with_type},
+    work::{Program, exists, job, processes_with, program, put_type, shell, signal, unique_sleep, with_type},
 };
 
 /// More rounds on demand.
@@ -53,13 +54,7 @@ impl Scaling {
 }
 
 pub fn local(db: &Db, limits: Limits, concurrency: u16) -> LocalOptions {
-    LocalOptions {
-        name: "dev".into(),
-        program: env!("CARGO_BIN_EXE_rowlock").into(),
-        database_url: db.url.clone(),
-        limits,
-        concurrency,
-    }
+    LocalOptions { name: "dev".into(), program: PROGRAM.into(), database_url: db.url.clone(), limits, concurrency }
 }
 
 pub fn limits(max: u32, delay: Duration) -> Limits {
@@ -215,10 +210,8 @@ async fn a_worker_ends_when_whoever_holds_its_leash_does() {
     let sleep = unique_sleep();
     let (q, db) = with_type(json!({"command": ["sleep", sleep]})).await;
     let mut worker = Program(
-        std::process::Command::new(env!("CARGO_BIN_EXE_rowlock"))
+        program(&db)
             .args(["worker", "--leash", "--queue", "default"])
-            .env_remove("KUBECONFIG")
-            .env("DATABASE_URL", &db.url)
             .stdin(std::process::Stdio::piped())
             .spawn()
             .unwrap(),

@@ -139,3 +139,198 @@ async fn a_pooler_is_no_fault_in_either_mode() {
         says(&answer, "schema", "ok", "up to date");
     }
 }
+
+/// A server of its own, for roles are the server's. The users are those that docs/operations.md recommends, with one
+/// for each role and one that has none.
+struct Install {
+    postgres: LocalPostgres,
+    admin: Db,
+    url: String,
+}
+
+const MEMBERS: [&str; 4] = ["rowlock_enqueuer", "rowlock_worker", "rowlock_reader", "rowlock_admin"];
+const USERS: [&str; 7] = ["is_enqueuer", "is_worker", "is_reader", "is_admin", "is_nobody", "jobs_owner", "rowlock"];
+
+impl Install {
+    async fn new() -> Install {
+        // A server for tests forgets quickly, which is a warning.
+        let settings = vec!["synchronous_commit=on".to_owned()];
+        let options = Options { persist: None, ram: true, settings, ..Options::default() };
+        let postgres = LocalPostgres::start(options).await.unwrap();
+        let server = connect(&postgres.url("postgres")).await;
+        for sql in [
+            "CREATE ROLE jobs_owner LOGIN CREATEROLE",
+            "CREATE DATABASE jobs OWNER jobs_owner",
+            "GRANT pg_read_all_stats TO jobs_owner",
+            "CREATE ROLE is_nobody LOGIN",
+        ] {
+            server.batch_execute(sql).await.unwrap();
+        }
+        let url = postgres.url("jobs");
+        let install = Install { admin: Db { client: connect(&url).await, url: url.clone() }, postgres, url };
+        install.migrate();
+        for role in MEMBERS {
+            install.admin.run(&format!("CREATE ROLE is_{} LOGIN IN ROLE {role}", &role["rowlock_".len()..])).await;
+        }
+        install
+    }
+
+    fn url(&self, user: &str) -> String {
+        self.url.replace("rowlock@", &format!("{user}@"))
+    }
+
+    #[track_caller]
+    fn migrate(&self) {
+        assert!(rowlock(&self.url("jobs_owner"), &["migrate", "up"]).status().unwrap().success());
+    }
+
+    /// Asks as each user, and compares with the healthy install's answers where nothing else is said.
+    fn agrees(&self, what: &str, through: impl Fn(&str) -> String, differs: impl Fn(&str) -> Vec<Expected>) {
+        for user in USERS {
+            let answer = doctor(&through(user));
+            let differs = differs(user);
+            let failing = answer.1.values().any(|(state, _)| state == "FAIL");
+            assert_eq!(answer.0, i32::from(failing), "{what}, {user}: {answer:?}");
+            for (check, (state, detail)) in &answer.1 {
+                let usual = || healthy(user).into_iter().find(|(known, ..)| known == check);
+                let found = differs.iter().find(|(known, ..)| known == check).copied().or_else(usual);
+                let (_, wanted, text) = found.unwrap_or((check, "ok", ""));
+                let fits = state == wanted && detail.contains(text);
+                assert!(fits, "{what}, {user}, {check}: expected {wanted} {text:?}, got {state} {detail:?}");
+                // Advice is for those whom it helps.
+                let is_owner = matches!(user, "jobs_owner" | "rowlock");
+                assert!(is_owner || !detail.contains("migrate up") || detail.contains("migrate up as "), "{detail}");
+            }
+            for (check, ..) in differs {
+                assert!(answer.1.contains_key(check), "{what}, {user}: no {check} in {answer:?}");
+            }
+        }
+    }
+}
+
+/// A check, its state, and a part of its text.
+type Expected = (&'static str, &'static str, &'static str);
+
+/// What a healthy install says beside "ok".
+fn healthy(user: &str) -> Vec<Expected> {
+    let hidden = ("schema", "warn", "it has all that this release calls");
+    let sessions = ("transactions", "unknown", "pg_read_all_stats");
+    let controllers = ("controllers", "unknown", "rowlock_reader and rowlock_admin");
+    match user {
+        "is_enqueuer" => vec![hidden, sessions, controllers, ("privileges", "ok", "is_enqueuer may enqueue")],
+        "is_worker" => vec![hidden, sessions, controllers, ("privileges", "ok", "is_worker may work")],
+        "is_reader" => vec![hidden, sessions, ("privileges", "ok", "is_reader may look")],
+        "is_admin" => vec![hidden, sessions, ("privileges", "ok", "is_admin may do all but migrate")],
+        "is_nobody" => {
+            vec![hidden, sessions, controllers, ("privileges", "FAIL", "GRANT rowlock_enqueuer (to enqueue)")]
+        }
+        "jobs_owner" => vec![("schema", "ok", "up to date"), ("privileges", "ok", "owns the schema")],
+        _ => vec![("schema", "ok", "up to date"), ("privileges", "warn", "superuser")],
+    }
+}
+
+fn nothing(_: &str) -> Vec<Expected> {
+    Vec::new()
+}
+
+#[tokio::test]
+async fn each_line_is_right_for_each_user_in_each_state() {
+    let install = Install::new().await;
+    let direct = |user: &str| install.url(user);
+    install.agrees("a healthy install", direct, nothing);
+
+    for mode in ["session", "transaction"] {
+        let known: Vec<&str> = USERS.into_iter().rev().collect();
+        let pooler = Pooler::start_for(&known, mode, &install.url);
+        let through = |user: &str| pooler.url(&install.url).replace("rowlock@", &format!("{user}@"));
+        eventually("pgbouncer answers", || async { JobQueue::connect(&through("rowlock")).await.is_ok() }).await;
+        install.agrees(&format!("a pooler in {mode} mode"), through, nothing);
+    }
+
+    install.admin.run("REVOKE EXECUTE ON FUNCTION rowlock.claim_v1 FROM rowlock_worker").await;
+    install.agrees("a grant is missing", direct, |user| {
+        let mut expected = vec![("roles", "warn", "rowlock_worker has no right to claim_v1: run rowlock migrate up")];
+        if user == "is_worker" {
+            expected.push(("privileges", "FAIL", "claim_v1: run rowlock migrate up as jobs_owner"));
+        }
+        expected
+    });
+    install.migrate();
+    install.agrees("the grant is back", direct, nothing);
+
+    for (name, holder) in [("a in namespace shop", 1), ("b in namespace mail", 2)] {
+        let lead = format!("SELECT rowlock.lead_v1('00000000-0000-0000-0000-00000000000{holder}', '{name}', 60)");
+        install.admin.run(&lead).await;
+    }
+    install.agrees("two namespaces on one database", direct, |user| {
+        let sees = matches!(user, "is_reader" | "is_admin" | "jobs_owner" | "rowlock");
+        let warns = ("controllers", "warn", "a in namespace shop leads, and b in namespace mail scales nothing");
+        if sees { vec![warns] } else { vec![] }
+    });
+    install.admin.run("UPDATE rowlock.leader SET rival_at = '-infinity'").await;
+    install.agrees("one of them is gone", direct, nothing);
+
+    install.admin.run("INSERT INTO rowlock.migration (version, name, checksum) VALUES (9999, '9999_later', 'x')").await;
+    install.agrees("a newer schema", direct, |user| match user {
+        "jobs_owner" | "rowlock" => vec![("schema", "FAIL", "9999_later is newer than this program")],
+        _ => vec![],
+    });
+    assert!(!doctor(&direct("jobs_owner")).1["schema"].1.contains("migrate up"));
+    install.admin.run("DELETE FROM rowlock.migration WHERE version = 9999").await;
+}
+
+#[tokio::test]
+async fn a_dump_without_roles_and_its_cure_are_right_for_each_user() {
+    let install = Install::new().await;
+    let direct = |user: &str| install.url(user);
+    let roles = MEMBERS.join(", ");
+    for makes_roles in [true, false] {
+        install.admin.run(&format!("DROP OWNED BY {roles}; DROP ROLE {roles}")).await;
+        install.admin.run(&format!("ALTER ROLE jobs_owner {}CREATEROLE", if makes_roles { "" } else { "NO" })).await;
+        let cure = match makes_roles {
+            true => "0 of 4 roles rowlock_*: run rowlock migrate up",
+            false => {
+                "make rowlock_enqueuer, rowlock_worker, rowlock_reader, rowlock_admin (CREATE ROLE … NOLOGIN), then"
+            }
+        };
+        install.agrees("a restored dump", direct, |user| {
+            let mut expected = vec![("roles", "warn", cure)];
+            if !matches!(user, "jobs_owner" | "rowlock") {
+                expected.push(("privileges", "FAIL", "the roles to give it are not there"));
+                expected.push(("controllers", "unknown", ""));
+            }
+            expected
+        });
+        if !makes_roles {
+            let made = MEMBERS.map(|role| format!("CREATE ROLE {role} NOLOGIN"));
+            install.admin.run(&made.join("; ")).await;
+        }
+        install.migrate();
+        for role in MEMBERS {
+            install.admin.run(&format!("GRANT {role} TO is_{}", &role["rowlock_".len()..])).await;
+        }
+        install.agrees("the roles are back", direct, nothing);
+    }
+}
+
+#[tokio::test]
+async fn where_no_migration_is_possible_nobody_is_told_to_migrate_first() {
+    let install = Install::new().await;
+    let server = connect(&install.postgres.url("postgres")).await;
+    for sql in [
+        "CREATE DATABASE latin1 OWNER jobs_owner ENCODING 'LATIN1' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0",
+        "CREATE DATABASE reads OWNER jobs_owner",
+        "ALTER DATABASE reads SET default_transaction_read_only = on",
+    ] {
+        server.batch_execute(sql).await.unwrap();
+    }
+    for (database, check) in [("latin1", "encoding"), ("reads", "primary")] {
+        for user in USERS {
+            let url = install.postgres.url(database).replace("rowlock@", &format!("{user}@"));
+            let answer = doctor(&url);
+            assert_eq!(answer.0, 1, "{answer:?}");
+            says(&answer, check, "FAIL", "");
+            says(&answer, "schema", "FAIL", &format!("there is none: mend the fault of {check}, then run"));
+        }
+    }
+}

@@ -3,7 +3,7 @@
 use std::{
     io::{BufRead, BufReader},
     net::SocketAddr,
-    process::{Command, Stdio},
+    process::Stdio,
     time::{Duration, Instant},
 };
 
@@ -19,6 +19,7 @@ use tokio::{
 };
 
 use crate::{
+    binary::program,
     metrics::samples,
     proxy::Proxy,
     support::{Db, PATIENCE, database, empty_database, eventually},
@@ -50,7 +51,7 @@ pub async fn serving(url: &str) -> (Served, Facts) {
 
 /// The program as a worker or controller that serves, and where.
 pub fn started(db: &Db, what: &str) -> (Program, SocketAddr) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_rowlock"));
+    let mut command = program();
     command.args([what, "--http", "127.0.0.1:0", "--log-format", "json"]).env_clear();
     command.env("PATH", std::env::var_os("PATH").unwrap()).env("DATABASE_URL", &db.url);
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
@@ -116,7 +117,7 @@ async fn an_address_that_is_taken_is_an_error_if_it_was_asked_for() {
     let db = database().await;
     let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_rowlock"));
+    let mut command = program();
     command.args(["worker", "--stop-when-empty", "--http", &address]).env_clear().env("DATABASE_URL", &db.url);
     let output = command.output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();

@@ -5,6 +5,7 @@ use std::process::{Command, Output, Stdio};
 use serde_json::{Value, json};
 
 use crate::{
+    binary::program,
     support::{Db, database, eventually},
     work::{put_type, shell},
 };
@@ -23,7 +24,7 @@ pub async fn url_as(db: &Db, role: &str) -> String {
 }
 
 pub fn rowlock(url: &str, args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_rowlock"));
+    let mut command = program();
     command.args(args).env_clear().env("DATABASE_URL", url).stdin(Stdio::null());
     command
 }

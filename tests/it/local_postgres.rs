@@ -15,7 +15,10 @@ use tokio::{
 };
 use tokio_postgres::Client;
 
-use crate::support::{connect, eventually, server};
+use crate::{
+    binary::program,
+    support::{connect, eventually, server},
+};
 
 /// The data directory, and the process ids of the server and of all it started.
 async fn processes(client: &Client) -> (PathBuf, HashSet<u32>) {
@@ -52,7 +55,7 @@ async fn assert_all_end(pids: &HashSet<u32>) {
 
 #[tokio::test]
 async fn it_does_not_outlive_an_owner_that_is_killed_and_leaves_nothing() {
-    let mut owner = Command::new(env!("CARGO_BIN_EXE_rowlock"))
+    let mut owner = Command::from(program())
         .args(["dev", "--workers", "1"])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())

@@ -8,6 +8,8 @@
 mod api;
 mod bad_input;
 #[cfg(feature = "cli")]
+mod binary;
+#[cfg(feature = "cli")]
 mod cli;
 #[cfg(feature = "cli")]
 mod connection_strings;
@@ -63,8 +65,14 @@ mod prometheus;
 #[allow(dead_code, reason = "shared with tests/chaos, which uses more of it")]
 mod proxy;
 #[cfg(feature = "cli")]
+mod reports;
+#[cfg(feature = "cli")]
 mod roles;
+#[cfg(feature = "cli")]
+mod rotation;
 mod rounds;
+#[cfg(feature = "cli")]
+mod secrets;
 #[cfg(feature = "cli")]
 mod simulate;
 mod strangers;

@@ -126,14 +126,14 @@ async fn a_value_without_a_json_form_is_refused_when_it_is_enqueued() {
 mod from_the_command_line {
     use std::{
         io::Write,
-        process::{Command, Output, Stdio},
+        process::{Output, Stdio},
     };
 
     use super::{FINE, LONG, assert_exact, long, refused};
-    use crate::support::database;
+    use crate::{binary::program, support::database};
 
     fn rowlock(url: &str, args: &[&str], stdin: &str) -> Output {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_rowlock"));
+        let mut command = program();
         command.args(args).env_clear().env("DATABASE_URL", url);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         child.stdin.take().unwrap().write_all(stdin.as_bytes()).unwrap();

@@ -19,12 +19,18 @@ impl Pooler {
     }
 
     pub fn start_in(mode: &str, database_url: &str) -> Pooler {
+        Pooler::start_for(&["rowlock"], mode, database_url)
+    }
+
+    /// The first of the users may use its console.
+    pub fn start_for(known: &[&str], mode: &str, database_url: &str) -> Pooler {
         let config: tokio_postgres::Config = database_url.parse().unwrap();
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let dir = tempfile::tempdir().unwrap();
         let ini = dir.path().join("pgbouncer.ini");
         let users = dir.path().join("users.txt");
-        std::fs::write(&users, "\"rowlock\" \"\"\n").unwrap();
+        let lines: String = known.iter().map(|user| format!("\"{user}\" \"\"\n")).collect();
+        std::fs::write(&users, lines).unwrap();
         let mut file = std::fs::File::create(&ini).unwrap();
         write!(
             file,

@@ -57,7 +57,7 @@ const STEER: [&str; 26] = [
     "sync_catalog_v1",
     "catalog_sources_v1",
 ];
-const VIEWS: [&str; 6] = ["jobs", "queues", "workers", "job_types", "decisions", "schedules"];
+const VIEWS: [&str; 7] = ["jobs", "queues", "workers", "job_types", "decisions", "controllers", "schedules"];
 const CARRIED: [&str; 4] = ["payload", "result", "headers", "progress"];
 
 #[tokio::test]

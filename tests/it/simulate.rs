@@ -1,8 +1,10 @@
 //! `decide` in the simulator, beside its baselines. Every test prints its figures.
 
-use std::{collections::BTreeMap, io::Write, process::Command, time::Duration};
+use std::{collections::BTreeMap, io::Write, time::Duration};
 
 use rowlock::simulate::{Load, Options, Report, Shape, simulate, simulate_only};
+
+use crate::binary::program;
 
 #[expect(clippy::print_stdout, reason = "the figures of a test")]
 fn figure(text: &str) {
@@ -130,7 +132,7 @@ fn a_slow_start_brings_no_avalanche() {
 }
 
 fn rowlock(args: &[&str], stdin: &str) -> std::process::Output {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_rowlock"))
+    let mut child = program()
         .args([&["simulate"], args].concat())
         .env_clear()
         .stdin(std::process::Stdio::piped())

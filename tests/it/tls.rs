@@ -3,7 +3,6 @@
 use std::{
     os::unix::fs::{MetadataExt, PermissionsExt, chown},
     path::{Path, PathBuf},
-    process::Command,
     sync::OnceLock,
     time::Duration,
 };
@@ -15,6 +14,7 @@ use rowlock::{
 };
 
 use crate::{
+    binary::program,
     support::{self, Db, connect, eventually},
     work::{Working, ends, options, put_type, shell},
 };
@@ -237,7 +237,7 @@ async fn the_command_line_says_what_to_do() {
         (s.url(NAME, "postgres", &format!("sslmode=verify-full&sslrootcert={}", s.wrong.display())), "sslrootcert"),
         (support::server().url("postgres").replace("=disable", "=require"), "sslmode=prefer"),
     ] {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_rowlock"));
+        let mut command = program();
         let output = command.args(["queues", "list"]).env_clear().env("DATABASE_URL", &url).output().unwrap();
         let said = String::from_utf8(output.stderr).unwrap();
         assert_eq!(output.status.code(), Some(1), "{said}");

@@ -16,7 +16,10 @@ use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 pub use crate::jobs::{ends, job, put_type, reason, result, runs, with_type};
-use crate::support::{Db, PATIENCE, eventually};
+use crate::{
+    binary::{self, PROGRAM},
+    support::{Db, PATIENCE, eventually},
+};
 
 pub fn shell(script: &str) -> Value {
     json!(["sh", "-c", script])
@@ -33,7 +36,7 @@ pub fn options() -> worker::WorkerOptions {
 
 /// Commands with a guardian, as the program runs them.
 pub fn commands() -> LaunchOptions {
-    LaunchOptions { guardian: Some(env!("CARGO_BIN_EXE_rowlock").into()), ..Default::default() }
+    LaunchOptions { guardian: Some(PROGRAM.into()), ..Default::default() }
 }
 
 /// Works until nothing is due.
@@ -101,12 +104,8 @@ pub fn signal(name: &str, pid: &str) {
 
 /// The program, on a database.
 pub fn program(db: &Db) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_rowlock"));
-    for (key, _) in std::env::vars_os().filter(|(k, _)| k.to_string_lossy().starts_with("ROWLOCK_")) {
-        command.env_remove(key);
-    }
-    // A test touches no cluster that it was not given for that.
-    command.env_remove("KUBECONFIG").env("DATABASE_URL", &db.url).process_group(0);
+    let mut command = binary::program();
+    command.env("DATABASE_URL", &db.url).process_group(0);
     command
 }
 

@@ -10,6 +10,7 @@ use tokio::{
 };
 
 use crate::{
+    binary::{PROGRAM, unsteered},
     proxy::Proxy,
     support::eventually,
     work::{
@@ -23,9 +24,8 @@ async fn a_worker_without_descriptors_consumes_no_attempt_and_says_so() {
     let (q, db) = with_type(json!({"command": ["sleep", "0.5"], "max_retries": 3})).await;
     let jobs = q.enqueue_many(&vec![NewJob::new("t", json!({})); 30]).await.unwrap();
     let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-    let rowlock = env!("CARGO_BIN_EXE_rowlock");
-    let mut shell = std::process::Command::new("sh");
-    shell.args(["-c", "ulimit -n 48; exec \"$@\"", "sh", rowlock, "worker", "--concurrency", "30", "--http", &address]);
+    let mut shell = unsteered(std::process::Command::new("sh"));
+    shell.args(["-c", "ulimit -n 48; exec \"$@\"", "sh", PROGRAM, "worker", "--concurrency", "30", "--http", &address]);
     shell.env("DATABASE_URL", &db.url).stdout(std::process::Stdio::null());
     let _worker = Program(shell.spawn().unwrap());
     eventually("it is not ready, and says why", || async {

@@ -85,9 +85,14 @@ impl Drop for Lab {
     }
 }
 
-/// An optimized one, where speed is measured.
-pub fn program() -> String {
-    std::env::var("ROWLOCK_TEST_PROGRAM").unwrap_or_else(|_| env!("CARGO_BIN_EXE_rowlock").into())
+/// The program, on the cluster that these tests were given; an optimized one, where speed is measured.
+pub fn program() -> Command {
+    let mut command = match std::env::var_os("ROWLOCK_TEST_PROGRAM") {
+        Some(path) => binary::unsteered(Command::new(path)),
+        None => binary::program(),
+    };
+    command.env("KUBECONFIG", std::env::var_os("KUBECONFIG").unwrap_or_default());
+    command
 }
 
 fn kubectl(args: &[&str]) -> String {
@@ -142,7 +147,7 @@ impl Lab {
     /// Starts one, with this kubeconfig or the usual one.
     pub fn controller(&self, kubeconfig: Option<&std::path::Path>, log: &str) -> Controller {
         let file = std::env::temp_dir().join(format!("{}.log", self.namespace));
-        let mut command = Command::new(program());
+        let mut command = program();
         command.args(["controller", "--http=127.0.0.1:0", "--log-format=text", "-n", &self.namespace]);
         command.arg("--kubeconfig").arg(kubeconfig.unwrap_or(&self.kubeconfig));
         let to = File::create(&file).unwrap();

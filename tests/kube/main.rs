@@ -6,6 +6,9 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, missing_docs)]
 
 mod away;
+#[path = "../it/binary.rs"]
+#[allow(dead_code, reason = "shared with the other tests, which use more of it")]
+mod binary;
 mod bursts;
 mod catalog;
 mod deaths;

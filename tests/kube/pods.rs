@@ -30,7 +30,7 @@ impl Worker {
     pub fn start(lab: &Lab, slots: u32, more: &[&str]) -> Worker {
         let log = File::create(std::env::temp_dir().join(format!("{}.worker.{}.log", lab.namespace, Uuid::now_v7())))
             .unwrap();
-        let child = Command::new(program())
+        let child = program()
             .args(["worker", "--launch=pod", "--http=127.0.0.1:0", "--log-format=text", "-n", &lab.namespace])
             .args([&format!("--pod-image={IMAGE}"), &format!("--concurrency={slots}")])
             .args(more)
@@ -230,7 +230,7 @@ async fn the_largest_payload_comes_back_progress_is_seen_and_logs_are_read() {
     let id = enqueue(&lab, "echo", json!({"a": text})).await;
     let _worker = Worker::start(&lab, 1, &[]);
     within("progress is stored", PATIENCE, async || job(&lab, id).await.progress == Some(json!("half way"))).await;
-    let logs = Command::new(program())
+    let logs = program()
         .args(["jobs", "logs", &id.to_string(), "-n", &lab.namespace])
         .env("DATABASE_URL", &lab.url)
         .output()

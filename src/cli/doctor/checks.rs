@@ -11,6 +11,9 @@ type Verdict = Option<(State, String)>;
 /// The name of a check, and what it says of the facts.
 type Rule = (&'static str, fn(&Facts) -> Verdict);
 
+/// The roles that a migration makes.
+const ROLES: [&str; 4] = ["rowlock_enqueuer", "rowlock_worker", "rowlock_reader", "rowlock_admin"];
+
 const CHECKS: &[Rule] = &[
     ("connect", |f| ok(format!("{} on {}", f.user, f.database))),
     ("server", server),
@@ -19,6 +22,7 @@ const CHECKS: &[Rule] = &[
     ("schema", schema),
     ("roles", roles),
     ("privileges", privileges),
+    ("controllers", controllers),
     ("owner", owner),
     ("autovacuum", autovacuum),
     ("transactions", transactions),
@@ -44,13 +48,26 @@ fn fail(detail: impl Into<String>) -> Verdict {
     Some((State::Fail, detail.into()))
 }
 
-/// The command that brings schema, roles and grants about, said to whom it helps.
+/// The command that brings schema, roles and grants about, said to whom it helps, and with what it needs first.
 fn migrate(f: &Facts) -> String {
-    match &f.owner {
+    let mut first = Vec::new();
+    // The checks say what to do: a migration is refused until then.
+    let obstacles: [(&str, fn(&Facts) -> Verdict); 3] =
+        [("server", server), ("primary", primary), ("encoding", encoding)];
+    let in_the_way = obstacles.iter().find(|(_, check)| matches!(check(f), Some((State::Fail, _))));
+    first.extend(in_the_way.map(|(name, _)| format!("mend the fault of {name}")));
+    let missing: Vec<&str> = ROLES.into_iter().filter(|role| !f.roles.iter().any(|r| r == role)).collect();
+    if f.owner.is_some() && !f.owner_makes_roles && !missing.is_empty() {
+        let missing = missing.join(", ");
+        first.push(format!("have a user with CREATEROLE make {missing} (CREATE ROLE … NOLOGIN)"));
+    }
+    let command = match &f.owner {
         Some(owner) if !f.is_owner && !f.superuser => format!("run rowlock migrate up as {owner}, who owns the schema"),
         Some(_) => "run rowlock migrate up".into(),
         None => "run rowlock migrate up as the user who shall own the schema".into(),
-    }
+    };
+    first.push(command);
+    first.join(", then ")
 }
 
 fn server(f: &Facts) -> Verdict {
@@ -87,9 +104,14 @@ fn schema(f: &Facts) -> Verdict {
         (Schema::Files(unfit), _) => match unfit.iter().find(|(_, state)| state != "pending") {
             // The state says what to do; migrate up would refuse.
             Some((file, state)) => fail(format!("{file} {state}")),
-            None => match unfit.first() {
-                Some((file, _)) => fail(format!("{file} is not applied: {}", migrate(f))),
-                None => ok("up to date"),
+            None => match (unfit.first(), missing) {
+                (Some((file, _)), _) => fail(format!("{file} is not applied: {}", migrate(f))),
+                // A migration applies no file twice.
+                (None, Some(missing)) => {
+                    let object = &missing.object;
+                    fail(format!("somebody dropped {object}: make it anew by the text that rowlock migrate sql prints"))
+                }
+                (None, None) => ok("up to date"),
             },
         },
         (Schema::Hidden, Some(missing)) => {
@@ -103,13 +125,13 @@ fn schema(f: &Facts) -> Verdict {
 
 fn roles(f: &Facts) -> Verdict {
     f.owner.as_ref()?;
-    if f.roles.len() < 4 {
-        return warn(format!("{} of 4 roles rowlock_*: {}", f.roles.len(), migrate(f)));
+    if f.roles.len() < ROLES.len() {
+        return warn(format!("{} of {} roles rowlock_*: {}", f.roles.len(), ROLES.len(), migrate(f)));
     }
     let lacking = f.grants.iter().find(|g| g.exists && !g.granted);
     match lacking {
         Some(g) => warn(format!("{} has no right to {}: {}", g.role, g.object, migrate(f))),
-        None => ok("4 roles with their grants"),
+        None => ok(format!("{} roles with their grants", ROLES.len())),
     }
 }
 
@@ -117,8 +139,7 @@ fn privileges(f: &Facts) -> Verdict {
     f.owner.as_ref()?;
     let user = &f.user;
     if f.superuser {
-        let roles = "rowlock_enqueuer, rowlock_worker, rowlock_reader or rowlock_admin";
-        return warn(format!("{user} is a superuser: connect as a member of {roles}"));
+        return warn(format!("{user} is a superuser: connect as a member of one of {}", ROLES.join(", ")));
     }
     if f.is_owner {
         return ok(format!("{user} owns the schema: for migrations; programs need only a role"));
@@ -137,10 +158,29 @@ fn privileges(f: &Facts) -> Verdict {
             ok(format!("{user} may {}", may.join(", ")))
         }
         (None, true) if f.has_rights => ok(format!("{user} has rights of its own, by no role of Rowlock's")),
+        (None, true) if f.roles.len() < ROLES.len() => {
+            fail(format!("{user} may do nothing, and the roles to give it are not there: {}", migrate(f)))
+        }
         (None, true) => fail(format!(
             "{user} may do nothing: GRANT rowlock_enqueuer (to enqueue), rowlock_worker (to work), rowlock_reader (to \
              look) or rowlock_admin TO \"{user}\""
         )),
+    }
+}
+
+/// A controller of another namespace than the leader's looks healthy and does nothing.
+fn controllers(f: &Facts) -> Verdict {
+    f.owner.as_ref()?;
+    let Some(all) = &f.controllers else {
+        return Some((State::Unknown, "only rowlock_reader and rowlock_admin see them".into()));
+    };
+    let leader = all.iter().find(|(_, leads)| *leads);
+    match (leader, all.iter().find(|(_, leads)| !leads)) {
+        (Some((leader, _)), Some((rival, _))) => warn(format!(
+            "{leader} leads, and {rival} scales nothing: give each release, and each namespace, a database of its own"
+        )),
+        (Some((leader, _)), None) => ok(format!("{leader} leads")),
+        (None, _) => ok("none leads: nothing is scaled, and no schedule runs"),
     }
 }
 
@@ -220,6 +260,7 @@ mod tests {
             oldest_transaction: Some(1.0),
             owner: Some("owner".into()),
             is_owner: false,
+            owner_makes_roles: true,
             superuser_owner: None,
             roles,
             member_of: vec!["rowlock_worker".into()],
@@ -231,6 +272,7 @@ mod tests {
                 exists: true,
                 granted: true,
             }],
+            controllers: Some(vec![("a in namespace shop".into(), true)]),
             pooler: Pooler::NotSeen,
         }
     }
@@ -265,6 +307,37 @@ mod tests {
         }
         let restored = Facts { roles: vec![], member_of: vec![], is_owner: true, ..healthy() };
         assert!(said(&restored, "roles").1.ends_with("run rowlock migrate up"));
+    }
+
+    #[test]
+    fn what_a_migration_needs_first_comes_before_it() {
+        let restored = Facts { roles: vec![], owner_makes_roles: false, is_owner: true, ..healthy() };
+        let detail = said(&restored, "roles").1;
+        assert!(detail.contains("CREATEROLE make rowlock_enqueuer, ") && detail.ends_with("migrate up"), "{detail}");
+        let latin = Facts { owner: None, encoding: "LATIN1".into(), ..healthy() };
+        assert!(said(&latin, "schema").1.contains("mend the fault of encoding, then run rowlock migrate up"));
+        let dropped = vec![Grant { exists: false, granted: false, ..healthy().grants[0].clone() }];
+        let (state, detail) = said(&Facts { schema: Schema::Files(vec![]), grants: dropped, ..healthy() }, "schema");
+        assert!(state == State::Fail && !detail.contains("migrate up"), "{detail}");
+    }
+
+    #[test]
+    fn two_namespaces_on_one_database_are_told_apart_from_a_leader_alone() {
+        let two = vec![("a in namespace shop".into(), true), ("b in namespace mail".into(), false)];
+        let (state, detail) = said(&Facts { controllers: Some(two), ..healthy() }, "controllers");
+        assert!(state == State::Warn && detail.contains("b in namespace mail scales nothing"), "{detail}");
+        assert_eq!(said(&Facts { controllers: Some(vec![]), ..healthy() }, "controllers").0, State::Ok);
+        assert_eq!(said(&Facts { controllers: None, ..healthy() }, "controllers").0, State::Unknown);
+    }
+
+    #[test]
+    fn nobody_is_told_to_grant_a_role_that_is_not_there() {
+        let restored = Facts { roles: vec![], member_of: vec![], has_rights: false, ..healthy() };
+        let (state, detail) = said(&restored, "privileges");
+        assert!(
+            state == State::Fail && detail.contains("migrate up as owner") && !detail.contains("GRANT"),
+            "{detail}"
+        );
     }
 
     #[test]

@@ -26,6 +26,8 @@ pub(super) struct Facts {
     /// Who owns the schema, if there is one.
     pub owner: Option<String>,
     pub is_owner: bool,
+    /// Whether the schema's owner may make roles.
+    pub owner_makes_roles: bool,
     /// A superuser as whom functions run.
     pub superuser_owner: Option<String>,
     /// Of the four roles, those that there are, and those whose rights this user has.
@@ -35,6 +37,8 @@ pub(super) struct Facts {
     pub has_rights: bool,
     pub schema: Schema,
     pub grants: Vec<Grant>,
+    /// By name, and whether it leads; none if this user may not see them.
+    pub controllers: Option<Vec<(String, bool)>>,
     pub pooler: Pooler,
 }
 
@@ -92,8 +96,10 @@ impl Facts {
             roles: roles.get(3),
             member_of: roles.get(4),
             has_rights: roles.get(5),
+            owner_makes_roles: roles.get(6),
             schema: schema(queue).await?,
             grants: granted(queue).await?,
+            controllers: controllers(queue).await?,
             pooler: pooler(queue).await,
         })
     }
@@ -117,7 +123,8 @@ SELECT pg_get_userbyid(n.nspowner)::text, coalesce(pg_has_role(n.nspowner, 'USAG
          WHERE p.pronamespace = n.oid AND p.prosecdef AND r.rolsuper),
        coalesce(r.names, '{}'), coalesce(r.held, '{}'),
        EXISTS (SELECT FROM pg_proc p WHERE p.pronamespace = n.oid AND has_schema_privilege(n.oid, 'USAGE')
-                  AND has_function_privilege(p.oid, 'EXECUTE'))
+                  AND has_function_privilege(p.oid, 'EXECUTE')),
+       EXISTS (SELECT FROM pg_roles o WHERE o.oid = n.nspowner AND (o.rolsuper OR o.rolcreaterole))
   FROM (SELECT array_agg(rolname::text ORDER BY rolname) AS names,
                array_agg(rolname::text ORDER BY rolname) FILTER (WHERE pg_has_role(oid, 'USAGE')) AS held
           FROM pg_roles
@@ -131,6 +138,17 @@ async fn schema(queue: &JobQueue) -> Result<Schema, Error> {
             Ok(Schema::Files(unfit.collect()))
         }
         Err(error) if error.code() == Some("42501") => Ok(Schema::Hidden),
+        Err(error) => Err(error),
+    }
+}
+
+async fn controllers(queue: &JobQueue) -> Result<Option<Vec<(String, bool)>>, Error> {
+    let sql = "SELECT name, leads FROM rowlock.controllers ORDER BY leads DESC";
+    match super::super::query::rows(queue, sql, &[]).await {
+        Ok(rows) => Ok(Some(rows.iter().map(|row| (row.get(0), row.get(1))).collect())),
+        // A right is missing, or an older schema has no such view.
+        Err(Error::Schema(_)) => Ok(None),
+        Err(error) if error.code() == Some("42501") => Ok(None),
         Err(error) => Err(error),
     }
 }
