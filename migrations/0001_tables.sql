@@ -181,12 +181,16 @@ CREATE TABLE rowlock.cancel_request (
 CREATE INDEX cancel_request_worker ON rowlock.cancel_request (worker);
 
 -- Workers asleep on a queue. An enqueue sends a NOTIFY only if it finds one here, so that business
--- transactions do not pay for it while workers are busy.
+-- transactions do not pay for it while workers are busy. A wake takes the worker's rows away, so that the next
+-- job wakes another; a lasting row stays, and its owner hears of every job. No two rows are forbidden to be alike:
+-- a worker that goes to sleep again must not wait for the open transaction that took its row.
 CREATE TABLE rowlock.subscription (
-  queue  text NOT NULL,        -- by name: the queue need not exist yet
-  worker uuid NOT NULL,
-  PRIMARY KEY (queue, worker)
-);
+  id      int8 GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  queue   text NOT NULL,       -- by name: the queue need not exist yet
+  worker  uuid NOT NULL,       -- or the controller
+  lasting boolean NOT NULL DEFAULT false
+) WITH (autovacuum_vacuum_threshold = 200);
+CREATE INDEX subscription_queue ON rowlock.subscription (queue, id);
 CREATE INDEX subscription_worker ON rowlock.subscription (worker);
 
 -- History -------------------------------------------------------------------------------------

@@ -49,11 +49,11 @@ SQLSTATEs: RL003. Locks: the queue''s row.';
 
 CREATE OR REPLACE FUNCTION rowlock.resume_queue(queue text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp AS $$
-DECLARE
-  v_id int4 := ensure_queue(resume_queue.queue);
 BEGIN
+  PERFORM ensure_queue(resume_queue.queue);
   UPDATE queue q SET paused = false WHERE q.name = resume_queue.queue;
-  PERFORM wake(v_id);
+  -- How many jobs wait is not counted here; those who find none sleep on.
+  PERFORM wake(resume_queue.queue, 100);
 END $$;
 COMMENT ON FUNCTION rowlock.resume_queue IS 'Ends pause_queue. SQLSTATEs: RL003. Locks: the queue''s row.';
 

@@ -93,7 +93,8 @@ BEGIN
       INSERT INTO lane (queue, rank) SELECT l.queue, l.rank FROM lanes l
        WHERE NOT EXISTS (SELECT FROM lane o WHERE o.queue = l.queue AND o.rank = l.rank)),
     woken AS (
-      SELECT count(wake(q.queue)) AS n FROM (SELECT DISTINCT l.queue FROM lanes l) q)
+      SELECT count(wake(w.name, w.jobs)) AS n
+        FROM (SELECT q.name, count(*) AS jobs FROM due d JOIN queue q ON q.id = d.queue GROUP BY q.name) w)
     SELECT (SELECT count(*) FROM due) + 0 * (SELECT w.n FROM woken w) AS n, l.late, l.job
       FROM (VALUES (1)) one
       LEFT JOIN (SELECT d.late, ROW(d.pos, d.id, d.created_at, d.execute_at, d.queue, d.rank, d.attempts, d.max_retries,
@@ -129,7 +130,7 @@ BEGIN
   LOOP
     UPDATE worker w SET lease_until = '-infinity', draining = true
      WHERE w.id = v_worker.id AND w.lease_until > '-infinity';
-    DELETE FROM subscription s WHERE s.worker = v_worker.id;
+    PERFORM unsubscribe_v1(v_worker.id);
     v_leases := ARRAY(
       SELECT l.id FROM lease l WHERE l.worker = v_worker.id ORDER BY l.id LIMIT rescue.max FOR UPDATE SKIP LOCKED);
     FOR v IN SELECT t.* FROM take_back(v_worker.id, v_leases, NULL) t LOOP
@@ -156,6 +157,8 @@ CREATE OR REPLACE FUNCTION rowlock.fold() RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, rowlock, pg_temp AS $$
 #variable_conflict use_column
 BEGIN
+  DELETE FROM pace p WHERE p.at < clock_timestamp() - interval '10 minutes';
+  IF NOT EXISTS (SELECT FROM tally) THEN RETURN; END IF;
   WITH deleted AS (DELETE FROM tally RETURNING *),
   -- Lines are many, what they are about is little: all that follows works on that.
   gone AS MATERIALIZED (
@@ -208,10 +211,22 @@ BEGIN
     completed = t.completed + excluded.completed, failed = t.failed + excluded.failed,
     cancelled = t.cancelled + excluded.cancelled, retried = t.retried + excluded.retried,
     failed_kept = t.failed_kept + excluded.failed_kept;
-  DELETE FROM pace p WHERE p.at < clock_timestamp() - interval '10 minutes';
 END $$;
 COMMENT ON FUNCTION rowlock.fold IS
 'Adds what the tally says to the totals, in one commit. Only the keeper does it. Internal.';
+
+CREATE OR REPLACE FUNCTION rowlock.wake_for_waiting() RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, rowlock, pg_temp AS $$
+  SELECT count(wake(w.name, w.jobs))
+    FROM (SELECT q.name, sum(c.pending)::int8 AS jobs
+            FROM (SELECT DISTINCT s.queue FROM subscription s WHERE NOT s.lasting) a
+            JOIN queue q ON q.name = a.queue AND NOT q.paused
+            JOIN (SELECT queue, pending FROM total UNION ALL SELECT queue, pending FROM tally) c ON c.queue = q.id
+           GROUP BY q.name HAVING sum(c.pending) > 0) w
+$$;
+COMMENT ON FUNCTION rowlock.wake_for_waiting IS
+'Wakes sleepers of queues in which jobs wait: a job whose transaction began before they slept, or whose wake was lost
+on a dead one, waits for no poll of theirs. Internal.';
 
 CREATE OR REPLACE FUNCTION rowlock.sweep_history() RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, rowlock, pg_temp SET lock_timeout = '20ms' AS $$
@@ -261,10 +276,20 @@ BEGIN
     FROM (SELECT DISTINCT ON (o.name) o.* FROM queue o ORDER BY o.name, o.id) f
    WHERE q.name = f.name AND q.id <> f.id
      AND (q.paused, q.priority, q.max_retries) IS DISTINCT FROM (f.paused, f.priority, f.max_retries);
+  DELETE FROM subscription s WHERE s.id = ANY (ARRAY(
+    SELECT o.id FROM subscription o
+     WHERE NOT o.lasting AND NOT EXISTS (SELECT FROM worker w WHERE w.id = o.worker) FOR UPDATE SKIP LOCKED));
   PERFORM sweep_history();
 END $$;
 COMMENT ON FUNCTION rowlock.sweep IS
-'The rare part of maintenance: lanes, forgotten cancel requests, doubled queues, expired history. Internal.';
+'The rare part of maintenance: lanes, forgotten cancel requests and subscriptions, doubled queues, expired history.
+Internal.';
+
+CREATE OR REPLACE FUNCTION rowlock.maintenance_parts() RETURNS text[]
+LANGUAGE sql IMMUTABLE AS $$
+  SELECT '{promote, rescue, fold, wake, sweep}'::text[]
+$$;
+COMMENT ON FUNCTION rowlock.maintenance_parts IS 'The parts of a round of maintenance. Internal.';
 
 CREATE OR REPLACE FUNCTION rowlock.maintain_part(part text) RETURNS int
 LANGUAGE plpgsql SET search_path = pg_catalog, rowlock, pg_temp AS $$
@@ -276,6 +301,7 @@ BEGIN
     WHEN 'promote' THEN v_n := promote();
     WHEN 'rescue' THEN v_n := rescue();
     WHEN 'fold' THEN PERFORM fold();
+    WHEN 'wake' THEN PERFORM wake_for_waiting();
     WHEN 'sweep' THEN PERFORM sweep();
   END CASE;
   RETURN v_n;
@@ -292,6 +318,18 @@ END $$;
 COMMENT ON FUNCTION rowlock.maintain_part IS
 'One part of a round. What goes wrong in it is rolled back, noted in the keeper''s row (at most each second) and in the
 server''s log. Internal.';
+
+CREATE OR REPLACE FUNCTION rowlock.next_due() RETURNS float8
+LANGUAGE sql SET search_path = pg_catalog, rowlock, pg_temp AS $$
+  SELECT LEAST(
+    (SELECT GREATEST(extract(epoch FROM s.execute_at - clock_timestamp()), 0)::float8
+       FROM scheduled s ORDER BY s.execute_at, s.pos LIMIT 1),
+    (SELECT CASE WHEN min(w.lease_until) <= clock_timestamp() THEN 0
+                 ELSE extract(epoch FROM min(w.lease_until) - clock_timestamp()) END::float8
+       FROM worker w))
+$$;
+COMMENT ON FUNCTION rowlock.next_due IS
+'Seconds until a job is due or a worker''s lease ends, null if nothing is to come. Internal.';
 
 CREATE OR REPLACE FUNCTION rowlock.maintain_v1(holder uuid)
 RETURNS TABLE (keeper boolean, promoted int, rescued int, next_due_seconds float8)
@@ -322,24 +360,28 @@ BEGIN
       RETURN QUERY SELECT false, 0, 0, NULL::float8;
       RETURN;
     END IF;
+    -- The sign of life that others wait for, so that they need not ask.
+    IF may_notify() THEN PERFORM pg_notify('rowlock_keeper', 'kept'); END IF;
   END IF;
   maintain_v1.promoted := maintain_part('promote');
   maintain_v1.rescued := maintain_part('rescue');
-  IF v.folded_at NOT BETWEEN v_now - interval '1 second' AND v_now THEN
+  IF v.folded_at NOT BETWEEN v_now - interval '850 milliseconds' AND v_now THEN
     UPDATE keeper k SET folded_at = v_now WHERE k.holder = maintain_v1.holder;
     PERFORM maintain_part('fold');
+    PERFORM maintain_part('wake');
   END IF;
   IF v.swept_at NOT BETWEEN v_now - interval '1 minute' AND v_now THEN
     UPDATE keeper k SET swept_at = v_now WHERE k.holder = maintain_v1.holder;
     PERFORM maintain_part('sweep');
   END IF;
   RETURN QUERY SELECT true, maintain_v1.promoted, maintain_v1.rescued,
-    (SELECT GREATEST(extract(epoch FROM s.execute_at - clock_timestamp()), 0)::float8
-       FROM scheduled s ORDER BY s.execute_at, s.pos LIMIT 1);
+    next_due();
 END $$;
 COMMENT ON FUNCTION rowlock.maintain_v1 IS
 'One round of maintenance, if holder is the keeper or can become it: moves due jobs to ready, rescues lost ones, folds
-the totals (each second), sweeps (each minute). A part that goes wrong does not stop the others. Call it every 100 ms
-while keeper, every half second otherwise (a keeper''s place is held for a second); again at once if promoted is 2000.
-Costs the same at any depth.
+the totals (each second), sweeps (each minute). A part that goes wrong does not stop the others. Costs the same at
+any depth. While keeper, call it every 80 ms, and again at once if promoted is 2000. A keeper that listens on channel
+rowlock_keeper may rest until next_due_seconds (a job''s time, or a lease''s end), for 0.9 s at most, and comes sooner
+for the payload due. The keeper''s calls send kept there, and stop_worker_v1 sends ended. Others call when they have
+heard nothing for 1.1 s, or every half second if they do not listen: the place is held for a second.
 SQLSTATEs: none. Locks: the keeper''s row; rows it moves (SKIP LOCKED); for 20 ms an expired history partition.';

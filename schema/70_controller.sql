@@ -177,11 +177,14 @@ BEGIN
   IF v_problem IS NOT NULL THEN PERFORM refuse('RL003', 'queue: ' || v_problem); END IF;
   v_holder := (SELECT l.holder FROM leader l);
   DELETE FROM subscription s WHERE s.worker = v_holder AND s.queue <> ALL (v_names);
-  INSERT INTO subscription (queue, worker) SELECT u.name, v_holder FROM unnest(v_names) u(name) ON CONFLICT DO NOTHING;
+  -- Lasting: a job wakes one worker, and the leader hears of it beside that.
+  INSERT INTO subscription (queue, worker, lasting)
+  SELECT u.name, v_holder, true FROM unnest(v_names) u(name)
+   WHERE NOT EXISTS (SELECT FROM subscription s WHERE s.worker = v_holder AND s.queue = u.name);
 END $$;
 COMMENT ON FUNCTION rowlock.subscribe_queues_v1 IS
-'Asks for a NOTIFY on channel rowlock when one of exactly these queues gets a job; they need not exist yet. Look once
-more after it: a job may have come just before.
+'Asks for a NOTIFY on channel rowlock (payload: the leader''s id) when one of exactly these queues gets a job; they need
+not exist yet. Look once more after it: a job may have come just before.
 SQLSTATEs: RL003, RL030. Locks: its subscriptions; the leader''s row, shared.';
 
 -- What it decided -----------------------------------------------------------------------------
@@ -228,6 +231,7 @@ BEGIN
    WHERE w.id = o.id AND NOT w.draining AND w.lease_until > clock_timestamp()
      AND NOT EXISTS (SELECT FROM lease l WHERE l.worker = w.id)
   RETURNING w.id;
+  PERFORM unsubscribe_v1(w.id) FROM worker w WHERE w.id = ANY (drain_v1.workers) AND w.draining;
 END $$;
 COMMENT ON FUNCTION rowlock.drain_v1 IS
 'Marks the idle ones of these workers as draining: they claim no more, and end. Answers which. A claim that was under

@@ -138,7 +138,7 @@ impl ManualWorker {
         };
         let claimed = tokio::select! {
             biased;
-            claimed = self.report.flush_and_claim(&session, wanted) => claimed,
+            claimed = self.report.flush_and_claim(&session, wanted, false) => claimed,
             () = lease_end(self.registration.as_ref()) => {
                 Err(Error::LeaseLost("the lease could not be extended in time".into()))
             }
@@ -282,7 +282,7 @@ impl ManualWorker {
             self.report.add(job, Outcome::Released);
         }
         if let Some(session) = self.registration.as_ref().map(|registration| registration.session.clone()) {
-            let flushed = tokio::time::timeout(CLOSE_TIMEOUT, self.report.flush_and_claim(&session, 0)).await;
+            let flushed = tokio::time::timeout(CLOSE_TIMEOUT, self.report.flush_and_claim(&session, 0, false)).await;
             if !matches!(flushed, Ok(Ok(_))) {
                 tracing::warn!(
                     "jobs that were dequeued could not be handed back; they run again when their lease ends"

@@ -68,18 +68,23 @@ impl Report {
     }
 
     /// Tells the database every end, and claims up to `free` jobs with the last call. After an error, every end without
-    /// an answer is still here: call again as long as the lease holds.
+    /// an answer is still here: call again as long as the lease holds. `subscribe` is that of [`Session::try_work`].
     ///
     /// # Errors
     /// [`Error::LeaseLost`] if jobs were asked for and the lease has ended.
-    pub(crate) async fn flush_and_claim(&mut self, session: &Session, free: usize) -> Result<Vec<ClaimedJob>, Error> {
+    pub(crate) async fn flush_and_claim(
+        &mut self,
+        session: &Session,
+        free: usize,
+        subscribe: bool,
+    ) -> Result<Vec<ClaimedJob>, Error> {
         self.flush_failed(session).await?;
         self.flush_returned(session).await?;
         if free == 0 && self.completed.jobs.is_empty() {
             return Ok(Vec::new());
         }
         let before = self.completed.send();
-        match session.try_work(&self.completed.jobs, free).await {
+        match session.try_work(&self.completed.jobs, free, subscribe).await {
             Ok((jobs, refused)) => {
                 let settled = self.completed.settle(0, before, session, &refused, Verdict::Completed).await?;
                 self.verdicts.extend(settled);
@@ -99,7 +104,7 @@ impl Report {
     async fn complete_singly(&mut self, session: &Session) -> Result<(), Error> {
         while let Some(last) = self.completed.jobs.len().checked_sub(1) {
             let before = self.completed.send();
-            match session.try_work(&self.completed.jobs[last..], 0).await {
+            match session.try_work(&self.completed.jobs[last..], 0, false).await {
                 Ok((_, refused)) => {
                     let settled = self.completed.settle(last, before, session, &refused, Verdict::Completed).await?;
                     self.verdicts.extend(settled);

@@ -64,18 +64,20 @@ impl Session {
         done: Vec<(ClaimedJob, Option<Box<RawValue>>)>,
         max: usize,
     ) -> Result<(Vec<ClaimedJob>, Vec<Uuid>), Error> {
-        let answer = self.try_work(&done, max).await?;
+        let answer = self.try_work(&done, max, false).await?;
         end(done.into_iter().map(|(job, _)| job));
         Ok(answer)
     }
 
     /// [`Session::work`] for a caller that repeats the call when the database was away. A repetition may find jobs
     /// refused that the first call did complete: then its answer was lost, not its effect. The caller ends the jobs'
-    /// holds when it has the answer.
+    /// holds when it has the answer. A worker that is about to sleep says `subscribe`: if there is nothing to claim, it
+    /// is subscribed in the same commit.
     pub(crate) async fn try_work(
         &self,
         done: &[(ClaimedJob, Option<Box<RawValue>>)],
         max: usize,
+        subscribe: bool,
     ) -> Result<(Vec<ClaimedJob>, Vec<Uuid>), Error> {
         let (receipts, ids) = keys(done.iter().map(|(j, _)| j));
         let results: Option<Vec<Option<Json<&RawValue>>>> =
@@ -83,13 +85,15 @@ impl Session {
         let max = i32::try_from(max.min(1000)).expect("at most 1000");
         let mut started = Instant::now();
         let mut args = if max > 0 { self.hints().args(started) } else { HintArgs::default() };
+        let function = if subscribe { "work_or_subscribe_v1" } else { "work_v1" };
         loop {
             // Under way until its jobs are held: a heartbeat beside it must not put them back.
             let claim = self.holds.begin_claim();
             let rows = self
                 .call(
                     &format!(
-                        "SELECT refused, {CLAIM_COLUMNS} FROM rowlock.work_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"
+                        "SELECT refused, {CLAIM_COLUMNS} \
+                           FROM rowlock.{function}($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"
                     ),
                     &[
                         (&self.id, Type::UUID),
@@ -110,7 +114,10 @@ impl Session {
                 self.hints().swept(started, now);
             }
             let (jobs, refused) = self.read(&rows, now)?;
-            drop(claim);
+            claim.answered();
+            if subscribe && rows.is_empty() {
+                self.set_subscribed(true);
+            }
             // Nothing behind the hints: look from the start, if that is allowed again.
             if jobs.is_empty() && max > 0 && !args.sweep && done.is_empty() && self.hints().sweep_due(now) {
                 started = now;

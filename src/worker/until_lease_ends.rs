@@ -46,11 +46,16 @@ impl UntilLeaseEnds {
     }
 
     /// Tells the database every end and claims up to `free` jobs: see [`Report::flush_and_claim`].
-    pub(super) async fn flush_and_claim(&self, report: &mut Report, free: usize) -> Result<Vec<ClaimedJob>, Error> {
+    pub(super) async fn flush_and_claim(
+        &self,
+        report: &mut Report,
+        free: usize,
+        subscribe: bool,
+    ) -> Result<Vec<ClaimedJob>, Error> {
         let mut pause = Pause(RETRY_PAUSE.0);
         let repeat = async {
             loop {
-                match report.flush_and_claim(&self.session, free).await {
+                match report.flush_and_claim(&self.session, free, subscribe).await {
                     Err(error) if error.may_pass() => pause.after(&error).await,
                     other => return other,
                 }
@@ -59,8 +64,8 @@ impl UntilLeaseEnds {
         self.bounded(repeat).await
     }
 
-    /// Repeats a call while the database is away. The loop stands twice: a closure that lends a report to its future makes
-    /// a future that no other thread can run.
+    /// Repeats a call while the database is away. The loop stands twice: a closure that lends a report to its future
+    /// makes a future that no other thread can run.
     pub(super) async fn call<T, F>(&self, call: impl Fn() -> F) -> Result<T, Error>
     where
         F: Future<Output = Result<T, Error>>,

@@ -61,6 +61,14 @@ async fn a_part_of_a_round_that_goes_wrong_stops_no_other_and_is_told() {
     assert_eq!(db.one::<f64>(told, &[]).await, 1.0);
     let why: String = db.one("SELECT failures -> 'fold' ->> 'error' FROM rowlock.keeper", &[]).await;
     assert!(why.contains("broken"), "{why}");
+    let shown: String = db
+        .one("SELECT type FROM rowlock.metrics_v1() WHERE what = 'maintenance_failed_at' AND label = 'fold'", &[])
+        .await;
+    assert_eq!(shown, why);
+    let never = "SELECT array_agg(label ORDER BY label) FROM rowlock.metrics_v1()
+                  WHERE what = 'maintenance_failures' AND value = 0";
+    let never: Vec<String> = db.one(never, &[]).await;
+    assert_eq!(never, ["promote", "rescue", "sweep", "wake"], "a counter begins before its first failure");
 }
 
 /// A server whose clock was ahead has been replaced by one whose clock is right.
