@@ -126,7 +126,7 @@ BEGIN
   -- The dead are locked first: a worker that extends at this moment waits, and then finds its lease gone.
   FOR v_worker IN
     SELECT w.id, w.name FROM worker w
-     WHERE w.lease_until < clock_timestamp() ORDER BY w.lease_until LIMIT 20 FOR UPDATE SKIP LOCKED
+     WHERE w.lease_until < clock_timestamp() ORDER BY w.lease_until FOR UPDATE SKIP LOCKED
   LOOP
     UPDATE worker w SET lease_until = '-infinity', draining = true
      WHERE w.id = v_worker.id AND w.lease_until > '-infinity';
@@ -146,6 +146,8 @@ BEGIN
         v_job.error, CASE WHEN v_lost THEN 'crash_loop' END);
     END LOOP;
     DELETE FROM worker w WHERE w.id = v_worker.id AND NOT EXISTS (SELECT FROM lease l WHERE l.worker = w.id);
+    -- By what was done, not by workers: some may have only receipts that others have locked.
+    EXIT WHEN v_n >= 4000;
   END LOOP;
   RETURN v_n;
 END $$;
@@ -168,43 +170,46 @@ BEGIN
            sum(d.retried)::int8 AS retried, sum(d.failed_kept)::int8 AS failed_kept, sum(d.seconds) AS seconds,
            sum(d.seconds) FILTER (WHERE d.completed > 0) AS worked
       FROM deleted d GROUP BY d.queue, d.type, d.reason, d.wait, d.run),
-  -- Once it is in the totals a name keeps its label, or never gets one: else a counter would go back.
+  due AS MATERIALIZED (
+    SELECT d.*
+      FROM (SELECT array_agg(c.type) AS types, array_agg(c.worked) AS worked
+              FROM (SELECT g.type, bool_or(g.completed > 0) AS worked FROM gone g GROUP BY g.type) c) a
+     CROSS JOIN LATERAL labels_due(a.types, a.worked,
+       ARRAY(SELECT DISTINCT g.reason FROM gone g WHERE g.reason IS NOT NULL)) d),
   named AS (
-    INSERT INTO label (kind, name)
-    (SELECT 'type', g.type FROM gone g GROUP BY g.type
-     HAVING NOT EXISTS (SELECT FROM label l WHERE l.kind = 'type' AND l.name = g.type)
-      ORDER BY g.type LIMIT label_room('type'))
-    UNION ALL
-    (SELECT 'reason', g.reason FROM gone g WHERE g.reason IS NOT NULL GROUP BY g.reason
-     HAVING NOT EXISTS (SELECT FROM label l WHERE l.kind = 'reason' AND l.name = g.reason)
-      ORDER BY g.reason LIMIT label_room('reason'))
-    ON CONFLICT DO NOTHING),
+    INSERT INTO label (kind, name, room) SELECT d.kind, d.name, d.room FROM due d ON CONFLICT DO NOTHING),
+  -- What has no label of its own by now is counted under '' for good.
+  told AS MATERIALIZED (
+    SELECT g.*, coalesce(n.name, '') AS label
+      FROM gone g LEFT JOIN (SELECT l.name FROM label l WHERE l.kind = 'type'
+                             UNION SELECT d.name FROM due d WHERE d.kind = 'type') n ON n.name = g.type),
   reasons AS (
     INSERT INTO total_reason AS t (queue, type, reason, failed, retried)
-    SELECT g.queue, g.type, g.reason, sum(g.failed), sum(g.retried) FROM gone g WHERE g.reason IS NOT NULL
-     GROUP BY g.queue, g.type, g.reason ORDER BY g.queue, g.type, g.reason
+    SELECT g.queue, g.label, g.reason, sum(g.failed), sum(g.retried) FROM told g WHERE g.reason IS NOT NULL
+     GROUP BY g.queue, g.label, g.reason ORDER BY g.queue, g.label, g.reason
     ON CONFLICT (queue, type, reason)
     DO UPDATE SET failed = t.failed + excluded.failed, retried = t.retried + excluded.retried),
   times AS (
     INSERT INTO total_time AS t (queue, type, what, bucket, jobs, seconds)
-    SELECT g.queue, g.type, o.what, o.bucket, abs(sum(g.running)), sum(g.seconds)
-      FROM gone g CROSS JOIN LATERAL (VALUES ('wait', g.wait), ('run', g.run)) o(what, bucket)
-     WHERE o.bucket IS NOT NULL GROUP BY g.queue, g.type, o.what, o.bucket
-     ORDER BY g.queue, g.type, o.what, o.bucket
+    SELECT g.queue, g.label, o.what, o.bucket, sum(abs(g.running)), sum(g.seconds)
+      FROM told g CROSS JOIN LATERAL (VALUES ('wait', g.wait), ('run', g.run)) o(what, bucket)
+     WHERE o.bucket IS NOT NULL GROUP BY g.queue, g.label, o.what, o.bucket
+     ORDER BY g.queue, g.label, o.what, o.bucket
     ON CONFLICT (queue, type, what, bucket)
     DO UPDATE SET jobs = t.jobs + excluded.jobs, seconds = t.seconds + excluded.seconds),
   paced AS (
     INSERT INTO pace (at, queue, type, jobs, seconds)
-    SELECT clock_timestamp(), g.queue, g.type, sum(g.completed), sum(g.worked) FROM gone g
-     WHERE g.worked IS NOT NULL GROUP BY g.queue, g.type),
-  added AS (
-    SELECT g.queue, g.type, sum(g.pending) AS pending, sum(g.scheduled) AS scheduled, sum(g.running) AS running,
-           sum(g.enqueued) AS enqueued, sum(g.completed) AS completed, sum(g.failed) AS failed,
-           sum(g.cancelled) AS cancelled, sum(g.retried) AS retried, sum(g.failed_kept) AS failed_kept
-      FROM gone g GROUP BY g.queue, g.type)
+    SELECT clock_timestamp(), g.queue, g.label, sum(g.completed), sum(g.worked) FROM told g
+     WHERE g.worked IS NOT NULL GROUP BY g.queue, g.label)
   INSERT INTO total AS t (queue, type, pending, scheduled, running, enqueued, completed, failed, cancelled, retried,
                           failed_kept)
-  SELECT a.* FROM added a ORDER BY a.queue, a.type
+  SELECT g.queue, v.type, sum(v.pending), sum(v.scheduled), sum(v.running), sum(v.enqueued), sum(v.completed),
+         sum(v.failed), sum(v.cancelled), sum(v.retried), sum(v.failed_kept)
+    FROM told g CROSS JOIN LATERAL (VALUES
+      (g.type, g.pending, g.scheduled, g.running, 0, 0, 0, 0, 0, g.failed_kept),
+      (g.label, 0, 0, 0, g.enqueued, g.completed, g.failed, g.cancelled, g.retried, 0))
+      v(type, pending, scheduled, running, enqueued, completed, failed, cancelled, retried, failed_kept)
+   GROUP BY g.queue, v.type ORDER BY g.queue, v.type
   ON CONFLICT (queue, type) DO UPDATE SET
     pending = t.pending + excluded.pending, scheduled = t.scheduled + excluded.scheduled,
     running = t.running + excluded.running, enqueued = t.enqueued + excluded.enqueued,
@@ -279,11 +284,15 @@ BEGIN
   DELETE FROM subscription s WHERE s.id = ANY (ARRAY(
     SELECT o.id FROM subscription o
      WHERE NOT o.lasting AND NOT EXISTS (SELECT FROM worker w WHERE w.id = o.worker) FOR UPDATE SKIP LOCKED));
+  -- Types of which nothing is left to tell.
+  DELETE FROM total t
+   WHERE (t.pending, t.scheduled, t.running, t.failed_kept, t.enqueued, t.completed, t.failed, t.cancelled, t.retried)
+         = (0, 0, 0, 0, 0, 0, 0, 0, 0);
   PERFORM sweep_history();
 END $$;
 COMMENT ON FUNCTION rowlock.sweep IS
-'The rare part of maintenance: lanes, forgotten cancel requests and subscriptions, doubled queues, expired history.
-Internal.';
+'The rare part of maintenance: lanes, forgotten cancel requests and subscriptions, doubled queues, empty totals, expired
+history. Internal.';
 
 CREATE OR REPLACE FUNCTION rowlock.maintenance_parts() RETURNS text[]
 LANGUAGE sql IMMUTABLE AS $$

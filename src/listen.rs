@@ -43,7 +43,7 @@ pub(crate) struct Wakes {
     pub keeper: Arc<KeeperSigns>,
 }
 
-/// What is heard of the keeper.
+/// The signs of life of the keeper, and who waits for them.
 #[derive(Debug, Default)]
 pub(crate) struct KeeperSigns {
     /// The keeper has given its place back.

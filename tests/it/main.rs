@@ -7,6 +7,7 @@
 
 mod api;
 mod bad_input;
+mod bounds;
 #[cfg(feature = "cli")]
 mod cli;
 #[cfg(feature = "cli")]
@@ -36,6 +37,7 @@ mod exactly_once;
 mod handlers;
 #[cfg(feature = "cli")]
 mod http;
+mod idle;
 mod job_types;
 mod jobs;
 #[cfg(feature = "cli")]
