@@ -11,6 +11,7 @@ mod canary;
 mod children;
 mod commits;
 mod drops;
+mod enqueuer;
 mod fire;
 mod fleet;
 mod freezes;
