@@ -196,12 +196,16 @@ CREATE TABLE rowlock.cancel_request (
 CREATE INDEX cancel_request_worker ON rowlock.cancel_request (worker);
 
 -- Workers asleep on a queue. An enqueue sends a NOTIFY only if it finds one here, so that business
--- transactions do not pay for it while workers are busy.
+-- transactions do not pay for it while workers are busy. A wake takes the worker's rows away, so that the next
+-- job wakes another; a lasting row stays, and its owner hears of every job. No two rows are forbidden to be alike:
+-- a worker that goes to sleep again must not wait for the open transaction that took its row.
 CREATE TABLE rowlock.subscription (
-  queue  text NOT NULL,        -- by name: the queue need not exist yet
-  worker uuid NOT NULL,
-  PRIMARY KEY (queue, worker)
-);
+  id      int8 GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+  queue   text NOT NULL,       -- by name: the queue need not exist yet
+  worker  uuid NOT NULL,       -- or the controller
+  lasting boolean NOT NULL DEFAULT false
+) WITH (autovacuum_vacuum_threshold = 200);
+CREATE INDEX subscription_queue ON rowlock.subscription (queue, id);
 CREATE INDEX subscription_worker ON rowlock.subscription (worker);
 
 -- History -------------------------------------------------------------------------------------
@@ -266,6 +270,7 @@ CREATE TABLE rowlock.tally (
   seconds   float8                     -- in all
 ) WITH (autovacuum_vacuum_scale_factor = 0.02, autovacuum_vacuum_threshold = 1000);
 
+-- Depths by type, and counters by label: see label.
 CREATE TABLE rowlock.total (
   queue     int4 NOT NULL,
   type      text NOT NULL,
@@ -350,12 +355,13 @@ CREATE TABLE rowlock.schedule (
 ) WITH (fillfactor = 50);
 CREATE INDEX schedule_next ON rowlock.schedule (next_at) WHERE enabled;
 
--- The names that get a label of their own in metrics; all others share the label other. Only fold adds to
--- it, in the commit that adds a name's first line to the totals, and nothing is ever removed: a name that
--- moved from other to its own label would take its count with it, and a counter would go back.
+-- The names that get a label of their own in metrics; all others share the label other. Only fold adds to it, see
+-- labels_due, and nothing is ever removed. The counters of a type without a label are added up under the type '', and
+-- stay there when the type gets a label later: else a counter would go back. A reason without a label never gets one.
 CREATE TABLE rowlock.label (
   kind text NOT NULL CHECK (kind IN ('type', 'reason')),
   name text NOT NULL,
+  room text NOT NULL,          -- see label_room
   PRIMARY KEY (kind, name)
 );
 

@@ -37,13 +37,45 @@ $$;
 COMMENT ON FUNCTION rowlock.may_notify IS
 'False after SET LOCAL rowlock.notify = off, which a transaction needs that is to be PREPAREd. Internal.';
 
-CREATE OR REPLACE FUNCTION rowlock.wake(queue int4) RETURNS void
-LANGUAGE sql SET search_path = pg_catalog, rowlock, pg_temp AS $$
-  SELECT pg_notify('rowlock', wake.queue::text)
-   WHERE EXISTS (SELECT FROM subscription s JOIN queue q ON q.name = s.queue WHERE q.id = wake.queue)
-     AND may_notify()
+CREATE OR REPLACE FUNCTION rowlock.wake(queue text, jobs int8) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, rowlock, pg_temp SET enable_seqscan = off AS $$
+#variable_conflict use_column
+DECLARE
+  v_most    int8 := LEAST(wake.jobs, 100);
+  v_workers uuid[] := '{}';
+BEGIN
+  IF NOT may_notify() OR NOT EXISTS (SELECT FROM subscription s WHERE s.queue = wake.queue) THEN RETURN; END IF;
+  -- Whoever is woken sleeps no more, so the next job wakes another. With a snapshot that stands still, a row that
+  -- others have taken since would fail the caller's transaction: then the rows stay.
+  IF current_setting('transaction_isolation') IN ('read committed', 'read uncommitted') THEN
+    v_workers := ARRAY(SELECT s.worker FROM subscription s WHERE s.queue = wake.queue AND NOT s.lasting
+                        ORDER BY s.id DESC LIMIT v_most FOR UPDATE SKIP LOCKED);
+    DELETE FROM subscription s WHERE s.id = ANY (ARRAY(
+      SELECT o.id FROM subscription o WHERE o.worker = ANY (v_workers) AND NOT o.lasting FOR UPDATE SKIP LOCKED));
+  END IF;
+  -- Those whose rows open transactions have taken hear nothing until these end, and no job waits for that.
+  IF v_workers = '{}' THEN
+    v_workers := ARRAY(SELECT s.worker FROM subscription s WHERE s.queue = wake.queue AND NOT s.lasting
+                        ORDER BY random() LIMIT v_most);
+  END IF;
+  PERFORM pg_notify('rowlock', n.worker::text)
+     FROM (SELECT u.worker FROM unnest(v_workers) u(worker)
+           UNION SELECT s.worker FROM subscription s WHERE s.queue = wake.queue AND s.lasting) n;
+END $$;
+COMMENT ON FUNCTION rowlock.wake IS
+'Wakes a sleeper of a queue for each of so many jobs (100 at most), and whoever subscribed for good. Never waits.
+Internal.';
+
+CREATE OR REPLACE FUNCTION rowlock.wake_keeper(due timestamptz) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, rowlock, pg_temp SET enable_seqscan = off AS $$
+  -- The keeper rests for less than a second, and knows of a job that is due sooner: then it looks by itself in time.
+  SELECT pg_notify('rowlock_keeper', 'due')
+   WHERE wake_keeper.due < clock_timestamp() + interval '2 seconds' AND may_notify()
+     AND NOT EXISTS (SELECT FROM scheduled s
+                      WHERE s.execute_at >= clock_timestamp() AND s.execute_at < wake_keeper.due)
 $$;
-COMMENT ON FUNCTION rowlock.wake IS 'Wakes those who sleep on a queue. Internal.';
+COMMENT ON FUNCTION rowlock.wake_keeper IS
+'Tells the keeper of a job that is due before its next round. Internal.';
 
 CREATE OR REPLACE FUNCTION rowlock.hold_key(key text, job uuid) RETURNS uuid
 LANGUAGE plpgsql SET search_path = pg_catalog, rowlock, pg_temp AS $$
@@ -78,7 +110,7 @@ DECLARE
   v_priority int4;
   v_retries  int4;
   v_open     boolean;
-  v_listen   boolean;
+  v_listen   boolean; v_notify boolean := true;
   v_problem  text;
   v_pos      int8;
   v_holder   uuid;
@@ -103,7 +135,7 @@ BEGIN
   IF enqueue.opts <> '{}' THEN
     v_opts := checked_opts(enqueue.opts, v_at IS NOT NULL);
     v_at := coalesce(v_at, v_now + make_interval(secs => (v_opts ->> 'delay_seconds')::float8));
-    v_listen := v_listen AND coalesce((v_opts -> 'notify')::boolean, true);
+    v_notify := coalesce((v_opts -> 'notify')::boolean, true);
     v_opts := kept_opts(v_opts);
   END IF;
   IF v_queue IS NULL THEN v_queue := ensure_queue(v_name); END IF;
@@ -122,13 +154,14 @@ BEGIN
     VALUES (v_pos, enqueue.id, v_now, v_at, v_queue, ~v_priority, v_retries, enqueue.type, v_payload,
             enqueue.unique_key, v_opts);
     INSERT INTO tally (queue, type, scheduled, enqueued) VALUES (v_queue, enqueue.type, 1, 1);
+    IF v_notify AND v_at < v_now + interval '2 seconds' THEN PERFORM wake_keeper(v_at); END IF;
   ELSE
     IF NOT v_open THEN PERFORM open_lane(v_queue, (~v_priority)::int2); END IF;
     INSERT INTO ready (pos, id, created_at, execute_at, queue, rank, max_retries, type, payload, unique_key, opts)
     VALUES (v_pos, enqueue.id, v_now, coalesce(v_at, v_now), v_queue, ~v_priority, v_retries, enqueue.type, v_payload,
             enqueue.unique_key, v_opts);
     INSERT INTO tally (queue, type, pending, enqueued) VALUES (v_queue, enqueue.type, 1, 1);
-    IF v_listen AND may_notify() THEN PERFORM pg_notify('rowlock', v_queue::text); END IF;
+    IF v_listen AND v_notify THEN PERFORM wake(v_name, 1); END IF;
   END IF;
 END $$;
 COMMENT ON FUNCTION rowlock.enqueue IS

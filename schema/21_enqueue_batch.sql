@@ -158,8 +158,12 @@ BEGIN
   IF NOT v_open OR priorities IS NOT NULL THEN
     PERFORM batch_lanes(types, queues, priorities, v_at, n_type, n_key, n_queue, n_priority, v_now);
   END IF;
-  IF v_listen AND may_notify() THEN
-    PERFORM batch_wake(types, queues, enqueue_batch_v1.opts, n_type, n_key, n_name, n_queue);
+  IF v_listen THEN
+    PERFORM batch_wake(types, queues, v_at, enqueue_batch_v1.opts, n_type, n_key, n_name, v_now);
+  END IF;
+  IF v_at IS NOT NULL THEN
+    PERFORM wake_keeper((SELECT min(u.at) FROM unnest(v_at, enqueue_batch_v1.opts) u(at, o)
+                          WHERE u.at > v_now AND coalesce((u.o -> 'notify')::boolean, true)));
   END IF;
 END $$;
 COMMENT ON FUNCTION rowlock.enqueue_batch_v1 IS
@@ -240,19 +244,19 @@ BEGIN
 END $$;
 COMMENT ON FUNCTION rowlock.batch_lanes IS 'Says which priorities a batch uses. Never waits. Internal.';
 
-CREATE OR REPLACE FUNCTION rowlock.batch_wake(types text[], queues text[], opts jsonb[], n_type text[], n_key text[],
-  n_name text[], n_queue int4[]) RETURNS void
-LANGUAGE sql SET search_path = pg_catalog, rowlock, pg_temp AS $$
-  SELECT pg_notify('rowlock', w.queue::text)
-    FROM (SELECT DISTINCT n.queue FROM unnest(n_type, n_key, n_name, n_queue) n(type, key, name, queue)
-           WHERE EXISTS (SELECT FROM subscription s WHERE s.queue = n.name)
-             AND (opts IS NULL OR EXISTS (
-               SELECT FROM unnest(types, queues, opts) u(type, queue, o)
-                WHERE u.type = n.type AND coalesce(u.queue, '') = n.key
-                  AND coalesce((u.o -> 'notify')::boolean, true)))) w
+CREATE OR REPLACE FUNCTION rowlock.batch_wake(types text[], queues text[], execute_at timestamptz[], opts jsonb[],
+  n_type text[], n_key text[], n_name text[], now timestamptz) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, rowlock, pg_temp SET enable_mergejoin = off AS $$
+  SELECT count(wake(w.name, w.jobs))
+    FROM (SELECT n.name, count(*) AS jobs
+            FROM unnest(types, queues, batch_wake.execute_at, opts) u(type, queue, at, o)
+            JOIN unnest(n_type, n_key, n_name) n(type, key, name)
+              ON n.type = u.type AND n.key = coalesce(u.queue, '')
+           WHERE NOT coalesce(u.at > batch_wake.now, false) AND coalesce((u.o -> 'notify')::boolean, true)
+           GROUP BY n.name) w
 $$;
 COMMENT ON FUNCTION rowlock.batch_wake IS
-'Wakes those who sleep on the queues of a batch, but for jobs that say notify false. Internal.';
+'Wakes sleepers of the queues of a batch, one for each job that is due and does not say notify false. Internal.';
 
 CREATE OR REPLACE FUNCTION rowlock.element_problem(key text, value jsonb) RETURNS text
 LANGUAGE sql IMMUTABLE SET search_path = pg_catalog, pg_temp AS $$

@@ -72,6 +72,8 @@ BEGIN
     job.moved := true;
     INSERT INTO scheduled SELECT (job).*;
     INSERT INTO tally (queue, type, scheduled) VALUES (job.queue, job.type, 1);
+    -- Otherwise the keeper looks in time by itself, and a retry after a second costs no NOTIFY.
+    IF delay < interval '950 milliseconds' THEN PERFORM wake_keeper(job.execute_at); END IF;
     RETURN;
   END IF;
   IF delay IS NOT NULL THEN
@@ -89,7 +91,7 @@ BEGIN
     job.moved := true;
   END LOOP;
   INSERT INTO tally (queue, type, pending) VALUES (job.queue, job.type, 1);
-  PERFORM wake(job.queue);
+  PERFORM wake((SELECT q.name FROM queue q WHERE q.id = job.queue), 1);
 END $$;
 COMMENT ON FUNCTION rowlock.put_back IS
 'Makes a job pending again: after delay, at once behind the others (zero), or in its old place (null). Internal.';

@@ -148,19 +148,44 @@ BEGIN
   IF NOT EXISTS (SELECT FROM worker w WHERE w.id = subscribe_v1.worker AND w.lease_until > clock_timestamp()) THEN
     PERFORM lease_lost();
   END IF;
+  PERFORM unsubscribe_v1(subscribe_v1.worker);
+  -- One that is marked as draining claims nothing: a wake would be lost on it.
   INSERT INTO subscription (queue, worker)
-  SELECT DISTINCT u.name, subscribe_v1.worker FROM unnest(subscribe_v1.queues) u(name) WHERE u.name IS NOT NULL
-  ON CONFLICT DO NOTHING;
+  SELECT DISTINCT u.name, w.id FROM unnest(subscribe_v1.queues) u(name)
+    JOIN worker w ON w.id = subscribe_v1.worker AND NOT w.draining
+   WHERE u.name IS NOT NULL;
 END $$;
 COMMENT ON FUNCTION rowlock.subscribe_v1 IS
-'Asks for a NOTIFY on channel rowlock (payload: the queue''s number) when one of the queues gets a job. Call, then claim
-once more, then wait; call unsubscribe_v1 when awake. SQLSTATEs: RL020. Locks: none that wait.';
+'Asks for a NOTIFY on channel rowlock (payload: the worker''s id) when one of the queues gets a job. One job wakes one
+worker, and whoever is woken is subscribed no more. Call, then claim once more, then wait; if something else ends the
+wait, call unsubscribe_v1. SQLSTATEs: RL020. Locks: none that wait.';
+
+CREATE OR REPLACE FUNCTION rowlock.work_or_subscribe_v1(worker uuid, leases int8[], ids uuid[], results jsonb[],
+  queues text[], max int, hint_queues int4[] DEFAULT '{}', hint_ranks int2[] DEFAULT '{}',
+  hint_after int8[] DEFAULT '{}', claim int8 DEFAULT 0, alone boolean DEFAULT true)
+RETURNS TABLE (refused uuid, lease int8, id uuid, type text, queue text, payload jsonb, priority int2, attempts int2,
+  max_retries int2, created_at timestamptz, execute_at timestamptz, opts jsonb, lane_queue int4, lane_rank int2,
+  pos int8, unique_key text, error text, claimed_at timestamptz, suspect boolean)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
+  RETURN QUERY
+  SELECT w.* FROM work_v1(work_or_subscribe_v1.worker, leases, ids, results, work_or_subscribe_v1.queues,
+                          work_or_subscribe_v1.max, hint_queues, hint_ranks, hint_after,
+                          work_or_subscribe_v1.claim, work_or_subscribe_v1.alone) w;
+  IF NOT FOUND THEN PERFORM subscribe_v1(work_or_subscribe_v1.worker, work_or_subscribe_v1.queues); END IF;
+END $$;
+COMMENT ON FUNCTION rowlock.work_or_subscribe_v1 IS
+'work_v1, and subscribe_v1 if it answers no row: one commit for a worker that is about to sleep. Claim once more after
+it. SQLSTATEs and locks: as theirs.';
 
 CREATE OR REPLACE FUNCTION rowlock.unsubscribe_v1(worker uuid) RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp AS $$
-  DELETE FROM subscription s WHERE s.worker = unsubscribe_v1.worker
+  -- One that an enqueue has taken goes when that commits, and is not waited for.
+  DELETE FROM subscription s WHERE s.id = ANY (ARRAY(
+    SELECT o.id FROM subscription o WHERE o.worker = unsubscribe_v1.worker FOR UPDATE SKIP LOCKED))
 $$;
-COMMENT ON FUNCTION rowlock.unsubscribe_v1 IS 'No more NOTIFY for this worker. Locks: its subscriptions.';
+COMMENT ON FUNCTION rowlock.unsubscribe_v1 IS 'No more NOTIFY for this worker. Locks: none that wait.';
 
 CREATE OR REPLACE FUNCTION rowlock.stop_worker_v1(worker uuid) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp AS $$
@@ -173,17 +198,17 @@ BEGIN
     INSERT INTO survivor (worker) VALUES (stop_worker_v1.worker) ON CONFLICT DO NOTHING;
     UPDATE worker w SET ended = true WHERE w.id = stop_worker_v1.worker;
   END IF;
-  DELETE FROM subscription s WHERE s.worker = stop_worker_v1.worker;
+  PERFORM unsubscribe_v1(stop_worker_v1.worker);
   -- The keeper gives its place back, or due jobs would wait for the end of its second.
   UPDATE keeper k SET held_until = '-infinity' WHERE k.holder = stop_worker_v1.worker;
-  IF FOUND AND may_notify() THEN PERFORM pg_notify('rowlock', 'keeper'); END IF;
+  IF FOUND AND may_notify() THEN PERFORM pg_notify('rowlock_keeper', 'ended'); END IF;
   DELETE FROM worker w WHERE w.id = stop_worker_v1.worker
      AND NOT EXISTS (SELECT FROM lease l WHERE l.worker = stop_worker_v1.worker);
 END $$;
 COMMENT ON FUNCTION rowlock.stop_worker_v1 IS
 'Ends a worker''s registration at once. Release its jobs first; what it still holds is rescued, and blamed for nothing.
 A worker that has lost its lease says so here, too, before it registers anew: then its lost jobs were not its killers.
-If it was the keeper, others hear of it by a NOTIFY of keeper on channel rowlock. Locks: its row, the keeper''s.';
+If it was the keeper, others hear of it by a NOTIFY of ended on channel rowlock_keeper. Locks: its row, the keeper''s.';
 
 CREATE OR REPLACE FUNCTION rowlock.active_jobs_v1(ids uuid[]) RETURNS TABLE (id uuid)
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp

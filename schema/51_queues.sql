@@ -26,16 +26,20 @@ waited.';
 CREATE OR REPLACE FUNCTION rowlock.demand() RETURNS TABLE (queue text, type text, pending int8, scheduled int8,
   running int8, enqueued int8, completed int8, failed int8, cancelled int8, retried int8)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp AS $$
-  SELECT q.name, c.type, sum(c.pending)::int8, sum(c.scheduled)::int8, sum(c.running)::int8, sum(c.enqueued)::int8,
+  SELECT q.name, coalesce(n.type, 'other'), sum(c.pending)::int8, sum(c.scheduled)::int8, sum(c.running)::int8,
+         sum(c.enqueued)::int8,
          sum(c.completed)::int8, sum(c.failed)::int8, sum(c.cancelled)::int8, sum(c.retried)::int8
     FROM (SELECT queue, type, pending, scheduled, running, enqueued, completed, failed, cancelled, retried FROM total
           UNION ALL
           SELECT queue, type, pending, scheduled, running, enqueued, completed, failed, cancelled, retried FROM tally) c
     JOIN queue q ON q.id = c.queue
-   GROUP BY q.name, c.type
+    LEFT JOIN (SELECT l.name FROM label l WHERE l.kind = 'type' UNION SELECT unnest(due_types())) n(type)
+      ON n.type = c.type
+   GROUP BY q.name, coalesce(n.type, 'other')
 $$;
 COMMENT ON FUNCTION rowlock.demand IS
-'Depth and totals by queue and type, from running totals: it counts nothing. SQLSTATEs: none. Locks: none.';
+'Depth and totals by queue and type, from running totals: it counts nothing. Types without a label of their own in
+metrics are other. SQLSTATEs: none. Locks: none.';
 
 CREATE OR REPLACE FUNCTION rowlock.pause_queue(queue text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp AS $$
@@ -49,11 +53,11 @@ SQLSTATEs: RL003. Locks: the queue''s row.';
 
 CREATE OR REPLACE FUNCTION rowlock.resume_queue(queue text) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp AS $$
-DECLARE
-  v_id int4 := ensure_queue(resume_queue.queue);
 BEGIN
+  PERFORM ensure_queue(resume_queue.queue);
   UPDATE queue q SET paused = false WHERE q.name = resume_queue.queue;
-  PERFORM wake(v_id);
+  -- How many jobs wait is not counted here; those who find none sleep on.
+  PERFORM wake(resume_queue.queue, 100);
 END $$;
 COMMENT ON FUNCTION rowlock.resume_queue IS 'Ends pause_queue. SQLSTATEs: RL003. Locks: the queue''s row.';
 

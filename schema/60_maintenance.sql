@@ -93,7 +93,8 @@ BEGIN
       INSERT INTO lane (queue, rank) SELECT l.queue, l.rank FROM lanes l
        WHERE NOT EXISTS (SELECT FROM lane o WHERE o.queue = l.queue AND o.rank = l.rank)),
     woken AS (
-      SELECT count(wake(q.queue)) AS n FROM (SELECT DISTINCT l.queue FROM lanes l) q)
+      SELECT count(wake(w.name, w.jobs)) AS n
+        FROM (SELECT q.name, count(*) AS jobs FROM due d JOIN queue q ON q.id = d.queue GROUP BY q.name) w)
     SELECT (SELECT count(*) FROM due) + 0 * (SELECT w.n FROM woken w) AS n, l.late, l.job
       FROM (VALUES (1)) one
       LEFT JOIN (SELECT d.late, ROW(d.pos, d.id, d.created_at, d.execute_at, d.queue, d.rank, d.attempts, d.max_retries,
@@ -153,11 +154,11 @@ BEGIN
   -- The dead are locked first: a worker that extends at this moment waits, and then finds its lease gone.
   FOR v_worker IN
     SELECT w.id, w.name, w.ended FROM worker w
-     WHERE w.lease_until < clock_timestamp() ORDER BY w.lease_until LIMIT 20 FOR UPDATE SKIP LOCKED
+     WHERE w.lease_until < clock_timestamp() ORDER BY w.lease_until FOR UPDATE SKIP LOCKED
   LOOP
     UPDATE worker w SET lease_until = '-infinity', draining = true
      WHERE w.id = v_worker.id AND w.lease_until > '-infinity';
-    DELETE FROM subscription s WHERE s.worker = v_worker.id;
+    PERFORM unsubscribe_v1(v_worker.id);
     v_leases := ARRAY(
       SELECT l.id FROM lease l WHERE l.worker = v_worker.id ORDER BY l.id LIMIT rescue.max FOR UPDATE SKIP LOCKED);
     v_alone := (SELECT sum(l.remaining) = 1 FROM lease l WHERE l.worker = v_worker.id);
@@ -178,6 +179,8 @@ BEGIN
         v_job.error, CASE WHEN v_fails THEN 'crash_loop' END);
     END LOOP;
     DELETE FROM worker w WHERE w.id = v_worker.id AND NOT EXISTS (SELECT FROM lease l WHERE l.worker = w.id);
+    -- By what was done, not by workers: some may have only receipts that others have locked.
+    EXIT WHEN v_n >= 4000;
   END LOOP;
   RETURN v_n;
 END $$;
@@ -190,6 +193,8 @@ CREATE OR REPLACE FUNCTION rowlock.fold() RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, rowlock, pg_temp AS $$
 #variable_conflict use_column
 BEGIN
+  DELETE FROM pace p WHERE p.at < clock_timestamp() - interval '10 minutes';
+  IF NOT EXISTS (SELECT FROM tally) THEN RETURN; END IF;
   WITH deleted AS (DELETE FROM tally RETURNING *),
   -- Lines are many, what they are about is little: all that follows works on that.
   gone AS MATERIALIZED (
@@ -199,53 +204,68 @@ BEGIN
            sum(d.retried)::int8 AS retried, sum(d.failed_kept)::int8 AS failed_kept, sum(d.seconds) AS seconds,
            sum(d.seconds) FILTER (WHERE d.completed > 0) AS worked
       FROM deleted d GROUP BY d.queue, d.type, d.reason, d.wait, d.run),
-  -- Once it is in the totals a name keeps its label, or never gets one: else a counter would go back.
+  due AS MATERIALIZED (
+    SELECT d.*
+      FROM (SELECT array_agg(c.type) AS types, array_agg(c.worked) AS worked
+              FROM (SELECT g.type, bool_or(g.completed > 0) AS worked FROM gone g GROUP BY g.type) c) a
+     CROSS JOIN LATERAL labels_due(a.types, a.worked,
+       ARRAY(SELECT DISTINCT g.reason FROM gone g WHERE g.reason IS NOT NULL)) d),
   named AS (
-    INSERT INTO label (kind, name)
-    (SELECT 'type', g.type FROM gone g GROUP BY g.type
-     HAVING NOT EXISTS (SELECT FROM label l WHERE l.kind = 'type' AND l.name = g.type)
-      ORDER BY g.type LIMIT label_room('type'))
-    UNION ALL
-    (SELECT 'reason', g.reason FROM gone g WHERE g.reason IS NOT NULL GROUP BY g.reason
-     HAVING NOT EXISTS (SELECT FROM label l WHERE l.kind = 'reason' AND l.name = g.reason)
-      ORDER BY g.reason LIMIT label_room('reason'))
-    ON CONFLICT DO NOTHING),
+    INSERT INTO label (kind, name, room) SELECT d.kind, d.name, d.room FROM due d ON CONFLICT DO NOTHING),
+  -- What has no label of its own by now is counted under '' for good.
+  told AS MATERIALIZED (
+    SELECT g.*, coalesce(n.name, '') AS label
+      FROM gone g LEFT JOIN (SELECT l.name FROM label l WHERE l.kind = 'type'
+                             UNION SELECT d.name FROM due d WHERE d.kind = 'type') n ON n.name = g.type),
   reasons AS (
     INSERT INTO total_reason AS t (queue, type, reason, failed, retried)
-    SELECT g.queue, g.type, g.reason, sum(g.failed), sum(g.retried) FROM gone g WHERE g.reason IS NOT NULL
-     GROUP BY g.queue, g.type, g.reason ORDER BY g.queue, g.type, g.reason
+    SELECT g.queue, g.label, g.reason, sum(g.failed), sum(g.retried) FROM told g WHERE g.reason IS NOT NULL
+     GROUP BY g.queue, g.label, g.reason ORDER BY g.queue, g.label, g.reason
     ON CONFLICT (queue, type, reason)
     DO UPDATE SET failed = t.failed + excluded.failed, retried = t.retried + excluded.retried),
   times AS (
     INSERT INTO total_time AS t (queue, type, what, bucket, jobs, seconds)
-    SELECT g.queue, g.type, o.what, o.bucket, abs(sum(g.running)), sum(g.seconds)
-      FROM gone g CROSS JOIN LATERAL (VALUES ('wait', g.wait), ('run', g.run)) o(what, bucket)
-     WHERE o.bucket IS NOT NULL GROUP BY g.queue, g.type, o.what, o.bucket
-     ORDER BY g.queue, g.type, o.what, o.bucket
+    SELECT g.queue, g.label, o.what, o.bucket, sum(abs(g.running)), sum(g.seconds)
+      FROM told g CROSS JOIN LATERAL (VALUES ('wait', g.wait), ('run', g.run)) o(what, bucket)
+     WHERE o.bucket IS NOT NULL GROUP BY g.queue, g.label, o.what, o.bucket
+     ORDER BY g.queue, g.label, o.what, o.bucket
     ON CONFLICT (queue, type, what, bucket)
     DO UPDATE SET jobs = t.jobs + excluded.jobs, seconds = t.seconds + excluded.seconds),
   paced AS (
     INSERT INTO pace (at, queue, type, jobs, seconds)
-    SELECT clock_timestamp(), g.queue, g.type, sum(g.completed), sum(g.worked) FROM gone g
-     WHERE g.worked IS NOT NULL GROUP BY g.queue, g.type),
-  added AS (
-    SELECT g.queue, g.type, sum(g.pending) AS pending, sum(g.scheduled) AS scheduled, sum(g.running) AS running,
-           sum(g.enqueued) AS enqueued, sum(g.completed) AS completed, sum(g.failed) AS failed,
-           sum(g.cancelled) AS cancelled, sum(g.retried) AS retried, sum(g.failed_kept) AS failed_kept
-      FROM gone g GROUP BY g.queue, g.type)
+    SELECT clock_timestamp(), g.queue, g.label, sum(g.completed), sum(g.worked) FROM told g
+     WHERE g.worked IS NOT NULL GROUP BY g.queue, g.label)
   INSERT INTO total AS t (queue, type, pending, scheduled, running, enqueued, completed, failed, cancelled, retried,
                           failed_kept)
-  SELECT a.* FROM added a ORDER BY a.queue, a.type
+  SELECT g.queue, v.type, sum(v.pending), sum(v.scheduled), sum(v.running), sum(v.enqueued), sum(v.completed),
+         sum(v.failed), sum(v.cancelled), sum(v.retried), sum(v.failed_kept)
+    FROM told g CROSS JOIN LATERAL (VALUES
+      (g.type, g.pending, g.scheduled, g.running, 0, 0, 0, 0, 0, g.failed_kept),
+      (g.label, 0, 0, 0, g.enqueued, g.completed, g.failed, g.cancelled, g.retried, 0))
+      v(type, pending, scheduled, running, enqueued, completed, failed, cancelled, retried, failed_kept)
+   GROUP BY g.queue, v.type ORDER BY g.queue, v.type
   ON CONFLICT (queue, type) DO UPDATE SET
     pending = t.pending + excluded.pending, scheduled = t.scheduled + excluded.scheduled,
     running = t.running + excluded.running, enqueued = t.enqueued + excluded.enqueued,
     completed = t.completed + excluded.completed, failed = t.failed + excluded.failed,
     cancelled = t.cancelled + excluded.cancelled, retried = t.retried + excluded.retried,
     failed_kept = t.failed_kept + excluded.failed_kept;
-  DELETE FROM pace p WHERE p.at < clock_timestamp() - interval '10 minutes';
 END $$;
 COMMENT ON FUNCTION rowlock.fold IS
 'Adds what the tally says to the totals, in one commit. Only the keeper does it. Internal.';
+
+CREATE OR REPLACE FUNCTION rowlock.wake_for_waiting() RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, rowlock, pg_temp AS $$
+  SELECT count(wake(w.name, w.jobs))
+    FROM (SELECT q.name, sum(c.pending)::int8 AS jobs
+            FROM (SELECT DISTINCT s.queue FROM subscription s WHERE NOT s.lasting) a
+            JOIN queue q ON q.name = a.queue AND NOT q.paused
+            JOIN (SELECT queue, pending FROM total UNION ALL SELECT queue, pending FROM tally) c ON c.queue = q.id
+           GROUP BY q.name HAVING sum(c.pending) > 0) w
+$$;
+COMMENT ON FUNCTION rowlock.wake_for_waiting IS
+'Wakes sleepers of queues in which jobs wait: a job whose transaction began before they slept, or whose wake was lost
+on a dead one, waits for no poll of theirs. Internal.';
 
 CREATE OR REPLACE FUNCTION rowlock.sweep_history() RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, rowlock, pg_temp SET lock_timeout = '20ms' AS $$
@@ -295,12 +315,25 @@ BEGIN
     FROM (SELECT DISTINCT ON (o.name) o.* FROM queue o ORDER BY o.name, o.id) f
    WHERE q.name = f.name AND q.id <> f.id
      AND (q.paused, q.priority, q.max_retries) IS DISTINCT FROM (f.paused, f.priority, f.max_retries);
+  DELETE FROM subscription s WHERE s.id = ANY (ARRAY(
+    SELECT o.id FROM subscription o
+     WHERE NOT o.lasting AND NOT EXISTS (SELECT FROM worker w WHERE w.id = o.worker) FOR UPDATE SKIP LOCKED));
   DELETE FROM survivor s WHERE s.at < clock_timestamp() - interval '30 days';
+  -- Types of which nothing is left to tell.
+  DELETE FROM total t
+   WHERE (t.pending, t.scheduled, t.running, t.failed_kept, t.enqueued, t.completed, t.failed, t.cancelled, t.retried)
+         = (0, 0, 0, 0, 0, 0, 0, 0, 0);
   PERFORM sweep_history();
 END $$;
 COMMENT ON FUNCTION rowlock.sweep IS
-'The rare part of maintenance: lanes, forgotten cancel requests and survivors, doubled queues, expired history.
-Internal.';
+'The rare part of maintenance: lanes, forgotten cancel requests, subscriptions and survivors, doubled queues, empty
+totals, expired history. Internal.';
+
+CREATE OR REPLACE FUNCTION rowlock.maintenance_parts() RETURNS text[]
+LANGUAGE sql IMMUTABLE AS $$
+  SELECT '{promote, rescue, fold, wake, sweep}'::text[]
+$$;
+COMMENT ON FUNCTION rowlock.maintenance_parts IS 'The parts of a round of maintenance. Internal.';
 
 CREATE OR REPLACE FUNCTION rowlock.maintain_part(part text) RETURNS int
 LANGUAGE plpgsql SET search_path = pg_catalog, rowlock, pg_temp AS $$
@@ -312,6 +345,7 @@ BEGIN
     WHEN 'promote' THEN v_n := promote();
     WHEN 'rescue' THEN v_n := rescue();
     WHEN 'fold' THEN PERFORM fold();
+    WHEN 'wake' THEN PERFORM wake_for_waiting();
     WHEN 'sweep' THEN PERFORM sweep();
   END CASE;
   RETURN v_n;
@@ -328,6 +362,18 @@ END $$;
 COMMENT ON FUNCTION rowlock.maintain_part IS
 'One part of a round. What goes wrong in it is rolled back, noted in the keeper''s row (at most each second) and in the
 server''s log. Internal.';
+
+CREATE OR REPLACE FUNCTION rowlock.next_due() RETURNS float8
+LANGUAGE sql SET search_path = pg_catalog, rowlock, pg_temp AS $$
+  SELECT LEAST(
+    (SELECT GREATEST(extract(epoch FROM s.execute_at - clock_timestamp()), 0)::float8
+       FROM scheduled s ORDER BY s.execute_at, s.pos LIMIT 1),
+    (SELECT CASE WHEN min(w.lease_until) <= clock_timestamp() THEN 0
+                 ELSE extract(epoch FROM min(w.lease_until) - clock_timestamp()) END::float8
+       FROM worker w))
+$$;
+COMMENT ON FUNCTION rowlock.next_due IS
+'Seconds until a job is due or a worker''s lease ends, null if nothing is to come. Internal.';
 
 CREATE OR REPLACE FUNCTION rowlock.maintain_v1(holder uuid)
 RETURNS TABLE (keeper boolean, promoted int, rescued int, next_due_seconds float8)
@@ -358,24 +404,28 @@ BEGIN
       RETURN QUERY SELECT false, 0, 0, NULL::float8;
       RETURN;
     END IF;
+    -- The sign of life that others wait for, so that they need not ask.
+    IF may_notify() THEN PERFORM pg_notify('rowlock_keeper', 'kept'); END IF;
   END IF;
   maintain_v1.promoted := maintain_part('promote');
   maintain_v1.rescued := maintain_part('rescue');
-  IF v.folded_at NOT BETWEEN v_now - interval '1 second' AND v_now THEN
+  IF v.folded_at NOT BETWEEN v_now - interval '850 milliseconds' AND v_now THEN
     UPDATE keeper k SET folded_at = v_now WHERE k.holder = maintain_v1.holder;
     PERFORM maintain_part('fold');
+    PERFORM maintain_part('wake');
   END IF;
   IF v.swept_at NOT BETWEEN v_now - interval '1 minute' AND v_now THEN
     UPDATE keeper k SET swept_at = v_now WHERE k.holder = maintain_v1.holder;
     PERFORM maintain_part('sweep');
   END IF;
   RETURN QUERY SELECT true, maintain_v1.promoted, maintain_v1.rescued,
-    (SELECT GREATEST(extract(epoch FROM s.execute_at - clock_timestamp()), 0)::float8
-       FROM scheduled s ORDER BY s.execute_at, s.pos LIMIT 1);
+    next_due();
 END $$;
 COMMENT ON FUNCTION rowlock.maintain_v1 IS
 'One round of maintenance, if holder is the keeper or can become it: moves due jobs to ready, rescues lost ones, folds
-the totals (each second), sweeps (each minute). A part that goes wrong does not stop the others. Call it every 100 ms
-while keeper, every half second otherwise (a keeper''s place is held for a second); again at once if promoted is 2000.
-Costs the same at any depth.
+the totals (each second), sweeps (each minute). A part that goes wrong does not stop the others. Costs the same at
+any depth. While keeper, call it every 80 ms, and again at once if promoted is 2000. A keeper that listens on channel
+rowlock_keeper may rest until next_due_seconds (a job''s time, or a lease''s end), for 0.9 s at most, and comes sooner
+for the payload due. The keeper''s calls send kept there, and stop_worker_v1 sends ended. Others call when they have
+heard nothing for 1.1 s, or every half second if they do not listen: the place is held for a second.
 SQLSTATEs: none. Locks: the keeper''s row; rows it moves (SKIP LOCKED); for 20 ms an expired history partition.';

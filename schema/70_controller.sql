@@ -77,8 +77,8 @@ row.';
 
 -- What a leader sees --------------------------------------------------------------------------
 
-CREATE OR REPLACE FUNCTION rowlock.observe_lanes(ids int4[], now timestamptz, hint_queues int4[], hint_ranks int2[],
-  hint_after int8[]) RETURNS jsonb
+CREATE OR REPLACE FUNCTION rowlock.observe_lanes(ids int4[], due_types text[], now timestamptz, hint_queues int4[],
+  hint_ranks int2[], hint_after int8[]) RETURNS jsonb
 LANGUAGE sql STABLE SET search_path = pg_catalog, rowlock, pg_temp
   SET plan_cache_mode = force_generic_plan SET jit = off SET enable_seqscan = off AS $$
   SELECT coalesce(jsonb_agg(jsonb_build_object('queue', q.name, 'id', a.queue, 'rank', a.rank, 'first', h.first,
@@ -89,7 +89,11 @@ LANGUAGE sql STABLE SET search_path = pg_catalog, rowlock, pg_temp
       SELECT min(g.first) AS first, min(g.youngest) AS last_age, jsonb_object_agg(g.type, g.age) AS types
         FROM (SELECT r.type, min(r.pos) AS first, extract(epoch FROM observe_lanes.now - max(r.due)) AS youngest,
                      extract(epoch FROM observe_lanes.now - min(r.due)) AS age
-                FROM (SELECT n.pos, n.type, due_at(n.execute_at, n.created_at) AS due FROM ready n
+                FROM (SELECT n.pos, CASE WHEN n.type = ANY (observe_lanes.due_types) OR EXISTS (
+                               SELECT FROM label b WHERE b.kind = 'type' AND b.name = n.type)
+                               THEN n.type ELSE 'other' END AS type,
+                             due_at(n.execute_at, n.created_at) AS due
+                        FROM ready n
                        WHERE n.queue = a.queue AND n.rank = a.rank
                          AND n.pos >= coalesce((
                            SELECT u.after FROM unnest(hint_queues, hint_ranks, hint_after) u(queue, rank, after)
@@ -102,22 +106,22 @@ COMMENT ON FUNCTION rowlock.observe_lanes IS
 'The first jobs of each lane tell how old the oldest of a type is. A type that is not among them is younger than the
 last of them. Internal.';
 
-CREATE OR REPLACE FUNCTION rowlock.observe_running(ids int4[], queues text[], now timestamptz) RETURNS jsonb
+CREATE OR REPLACE FUNCTION rowlock.observe_running(ids int4[], due_types text[], queues text[], now timestamptz)
+RETURNS jsonb
 LANGUAGE sql STABLE SET search_path = pg_catalog, rowlock, pg_temp SET jit = off AS $$
-  SELECT coalesce(jsonb_agg(jsonb_build_object('queue', q.name, 'type', r.type, 'age_seconds', r.age)), '[]')
-    FROM queue q
-    CROSS JOIN LATERAL (
-      SELECT n.type, avg(extract(epoch FROM observe_running.now - n.claimed_at)) AS age
-        FROM (SELECT j.type, l.claimed_at
-                FROM worker w JOIN lease l ON l.worker = w.id CROSS JOIN LATERAL unnest(l.jobs) j
-               WHERE w.queues @> ARRAY[q.name] AND pg_column_size(l.jobs) < 65536
-                 AND j.queue = q.id AND j.id <> ALL (l.done)
-               LIMIT 200) n
-       GROUP BY n.type) r
-   WHERE q.id = ANY (ids)
+  SELECT coalesce(jsonb_agg(jsonb_build_object('queue', r.name, 'type', r.type, 'age_seconds', r.age)), '[]')
+    FROM (SELECT q.name, CASE WHEN j.type = ANY (observe_running.due_types) OR EXISTS (
+                           SELECT FROM label b WHERE b.kind = 'type' AND b.name = j.type)
+                           THEN j.type ELSE 'other' END AS type,
+                 avg(extract(epoch FROM observe_running.now - l.claimed_at)) AS age
+            FROM worker w JOIN lease l ON l.worker = w.id CROSS JOIN LATERAL unnest(l.jobs) j
+            JOIN queue q ON q.id = j.queue
+           WHERE w.queues && observe_running.queues AND pg_column_size(l.jobs) < 65536
+             AND j.queue = ANY (ids) AND j.id <> ALL (l.done)
+           GROUP BY 1, 2) r
 $$;
 COMMENT ON FUNCTION rowlock.observe_running IS
-'How long running jobs have run, from at most 200 of each queue; a large receipt is not fetched for it. Internal.';
+'How long running jobs have run; a large receipt is not fetched for it. Internal.';
 
 CREATE OR REPLACE FUNCTION rowlock.observe_v1(queues text[], after timestamptz DEFAULT NULL,
   soon_seconds float8 DEFAULT 2, hint_queues int4[] DEFAULT '{}', hint_ranks int2[] DEFAULT '{}',
@@ -129,10 +133,12 @@ LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = pg_catalog, rowlock, 
 DECLARE
   v_now timestamptz := clock_timestamp();
   v_ids int4[] := ARRAY(SELECT q.id FROM queue q WHERE q.name = ANY (observe_v1.queues));
+  v_due text[] := due_types();
   v     jsonb;
 BEGIN
-  v := jsonb_build_object('now', v_now, 'lanes', observe_lanes(v_ids, v_now, hint_queues, hint_ranks, hint_after),
-    'running', observe_running(v_ids, observe_v1.queues, v_now));
+  v := jsonb_build_object('now', v_now,
+    'lanes', observe_lanes(v_ids, v_due, v_now, hint_queues, hint_ranks, hint_after),
+    'running', observe_running(v_ids, v_due, observe_v1.queues, v_now));
   -- From totals; nothing is counted.
   v := v || jsonb_build_object('types', (
     SELECT coalesce(jsonb_agg(jsonb_build_object('queue', d.queue, 'type', d.type, 'paused', q.paused,
@@ -147,20 +153,23 @@ BEGIN
     SELECT coalesce(jsonb_agg(jsonb_build_object('queue', q.name, 'type', s.type, 'jobs', s.jobs)), '[]')
       FROM queue q
       CROSS JOIN LATERAL (
-        SELECT d.type, count(*) AS jobs
+        SELECT CASE WHEN d.type = ANY (v_due) OR EXISTS (
+                 SELECT FROM label b WHERE b.kind = 'type' AND b.name = d.type) THEN d.type ELSE 'other' END AS type,
+               count(*) AS jobs
           FROM (SELECT n.type FROM scheduled n
                  WHERE n.queue = q.id AND n.execute_at <= v_now + make_interval(secs => soon_seconds)
                  ORDER BY n.execute_at LIMIT 1000) d
-         GROUP BY d.type) s
+         GROUP BY 1) s
      WHERE q.id = ANY (v_ids)));
   -- What the last jobs took, since the last look.
   v := v || jsonb_build_object('ended', (
     SELECT coalesce(jsonb_agg(jsonb_build_object('queue', e.name, 'type', e.type, 'jobs', e.jobs,
         'seconds', e.seconds)), '[]')
-      FROM (SELECT q.name, p.type, sum(p.jobs) AS jobs, sum(p.seconds) AS seconds
+      FROM (SELECT q.name, coalesce(nullif(p.type, ''), 'other') AS type, sum(p.jobs) AS jobs,
+                   sum(p.seconds) AS seconds
               FROM pace p JOIN queue q ON q.id = p.queue
              WHERE p.at > coalesce(observe_v1.after, v_now - interval '5 minutes') AND p.queue = ANY (v_ids)
-             GROUP BY q.name, p.type) e));
+             GROUP BY 1, 2) e));
   v := v || jsonb_build_object('workers', (
     SELECT coalesce(jsonb_agg(jsonb_build_object('id', w.id, 'identity', w.identity, 'queues', w.queues,
         'slots', w.slots, 'draining', w.draining,
@@ -177,7 +186,7 @@ COMMENT ON FUNCTION rowlock.observe_v1 IS
 'All a controller has to know of the given queues, in one read whose cost does not grow with the backlog: {now, types,
 lanes, soon, ended, running, workers, oldest_transaction_seconds, free_connections}. after: jobs that ended later tell
 their time, from a second after their end on. soon_seconds: how far ahead jobs for later count. No bound cuts one
-queue''s figures for another''s.
+queue''s figures for another''s. A type that has no label of its own in metrics is other.
 Hints: for a (queue, rank), the position at which its first job was a moment ago, so that rows that are gone but not yet
 vacuumed are not walked; leave them out now and then.
 SQLSTATEs: none. Locks: none.';
@@ -195,11 +204,14 @@ BEGIN
   IF v_problem IS NOT NULL THEN PERFORM refuse('RL003', 'queue: ' || v_problem); END IF;
   v_holder := (SELECT l.holder FROM leader l);
   DELETE FROM subscription s WHERE s.worker = v_holder AND s.queue <> ALL (v_names);
-  INSERT INTO subscription (queue, worker) SELECT u.name, v_holder FROM unnest(v_names) u(name) ON CONFLICT DO NOTHING;
+  -- Lasting: a job wakes one worker, and the leader hears of it beside that.
+  INSERT INTO subscription (queue, worker, lasting)
+  SELECT u.name, v_holder, true FROM unnest(v_names) u(name)
+   WHERE NOT EXISTS (SELECT FROM subscription s WHERE s.worker = v_holder AND s.queue = u.name);
 END $$;
 COMMENT ON FUNCTION rowlock.subscribe_queues_v1 IS
-'Asks for a NOTIFY on channel rowlock when one of exactly these queues gets a job; they need not exist yet. Look once
-more after it: a job may have come just before.
+'Asks for a NOTIFY on channel rowlock (payload: the leader''s id) when one of exactly these queues gets a job; they need
+not exist yet. Look once more after it: a job may have come just before.
 SQLSTATEs: RL003, RL030. Locks: its subscriptions; the leader''s row, shared.';
 
 -- What it decided -----------------------------------------------------------------------------
@@ -246,6 +258,7 @@ BEGIN
    WHERE w.id = o.id AND NOT w.draining AND w.lease_until > clock_timestamp()
      AND NOT EXISTS (SELECT FROM lease l WHERE l.worker = w.id)
   RETURNING w.id;
+  PERFORM unsubscribe_v1(w.id) FROM worker w WHERE w.id = ANY (drain_v1.workers) AND w.draining;
 END $$;
 COMMENT ON FUNCTION rowlock.drain_v1 IS
 'Marks the idle ones of these workers as draining: they claim no more, and end. Answers which. A claim that was under

@@ -133,19 +133,20 @@ COMMENT ON FUNCTION rowlock.run_schedule IS
 'Enqueues a schedule''s job now, whether it is enabled or not; its ticks stay as they are. Returns the job''s id.
 SQLSTATEs: RL032, and enqueue''s. Locks: as enqueue.';
 
-CREATE OR REPLACE FUNCTION rowlock.due_schedules_v1(within_seconds float8 DEFAULT 1)
+CREATE OR REPLACE FUNCTION rowlock.due_schedules_v1(within_seconds float8 DEFAULT 1, skip text[] DEFAULT '{}')
 RETURNS TABLE (name text, cron text, every_seconds float8, timezone text, catch_up text, next_at timestamptz,
   updated_at timestamptz, now timestamptz)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp AS $$
   SELECT s.name, s.cron, extract(epoch FROM s.every)::float8, s.timezone, s.catch_up, s.next_at, s.updated_at,
          clock_timestamp()
     FROM schedule s
-   WHERE s.enabled AND s.last_error IS NULL
+   WHERE s.enabled AND s.last_error IS NULL AND s.name <> ALL (skip)
      AND (s.next_at IS NULL OR s.next_at <= clock_timestamp() + make_interval(secs => within_seconds))
    ORDER BY s.next_at NULLS FIRST, s.name LIMIT 500
 $$;
 COMMENT ON FUNCTION rowlock.due_schedules_v1 IS
-'Schedules to be planned (next_at is null) or due within so many seconds, and the time by the database. SQLSTATEs: none.
+'Schedules to be planned (next_at is null) or due within so many seconds, but for those of these names, and the time by
+the database. At most 500, the first that are due; if there are as many, there may be more. SQLSTATEs: none.
 Locks: none.';
 
 CREATE OR REPLACE FUNCTION rowlock.plan_schedule_v1(epoch int8, name text, seen timestamptz, next_at timestamptz,

@@ -219,7 +219,9 @@ BEGIN
    WHERE e.source = sync_catalog_v1.source AND e.kind = 'type' AND e.name = t.name
      AND t.name NOT IN (SELECT n ->> 'name' FROM jsonb_array_elements(types) n)
      AND NOT EXISTS (SELECT FROM schedule s WHERE s.type = t.name)
-     AND NOT EXISTS (SELECT FROM demand() d WHERE d.type = t.name AND d.pending + d.scheduled + d.running > 0);
+     AND coalesce((SELECT sum(c.jobs) FROM (SELECT type, pending + scheduled + running AS jobs FROM total
+                                            UNION ALL SELECT type, pending + scheduled + running FROM tally) c
+                    WHERE c.type = t.name), 0) <= 0;
   DELETE FROM catalog_entry e WHERE e.source = sync_catalog_v1.source
      AND (e.kind = 'schedule' AND NOT EXISTS (SELECT FROM schedule s WHERE s.name = e.name)
           OR e.kind = 'type' AND NOT EXISTS (SELECT FROM job_type t WHERE t.name = e.name));

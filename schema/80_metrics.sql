@@ -1,13 +1,44 @@
 -- What is exported. Totals live here, not in a process: they go on over restarts, changes of the leader and
 -- times without any worker. Transitions write lines of the tally; fold adds them up.
 
-CREATE OR REPLACE FUNCTION rowlock.label_room(kind text) RETURNS int8
+CREATE OR REPLACE FUNCTION rowlock.label_room(room text) RETURNS int8
 LANGUAGE sql STABLE SET search_path = pg_catalog, rowlock, pg_temp AS $$
-  SELECT GREATEST(CASE label_room.kind WHEN 'type' THEN 100 ELSE 50 END
-    - (SELECT count(*) FROM label l WHERE l.kind = label_room.kind), 0)
+  SELECT GREATEST(CASE label_room.room WHEN 'catalogue' THEN 1000 WHEN 'reason' THEN 50 ELSE 100 END
+    - (SELECT count(*) FROM label l WHERE l.room = label_room.room), 0)
 $$;
 COMMENT ON FUNCTION rowlock.label_room IS
-'How many more names of a kind get a label of their own: 100 types, 50 reasons in all. Internal.';
+'How many more names get a label of their own: 1000 types of the catalogue, 100 worked ones (a job of them completed, so
+a worker knows them), 100 guests (all other types, as they come: an enqueuer may invent them), 50 reasons. Internal.';
+
+CREATE OR REPLACE FUNCTION rowlock.labels_due(types text[], worked boolean[], reasons text[])
+RETURNS TABLE (kind text, name text, room text)
+LANGUAGE sql STABLE SET search_path = pg_catalog, rowlock, pg_temp AS $$
+  SELECT f.kind, f.name, f.room
+    FROM (SELECT n.kind, n.name, n.room, r.free,
+                 row_number() OVER (PARTITION BY n.room ORDER BY n.name COLLATE "C") AS place
+            FROM (SELECT 'type' AS kind, u.name,
+                         CASE WHEN t.name IS NOT NULL THEN 'catalogue' WHEN u.worked THEN 'worked'
+                              ELSE 'guest' END AS room
+                    FROM unnest(types, worked) u(name, worked) LEFT JOIN job_type t ON t.name = u.name
+                  UNION ALL SELECT 'reason', u.name, 'reason' FROM unnest(reasons) u(name)) n
+            JOIN (SELECT o.room, label_room(o.room) AS free
+                    FROM unnest('{catalogue, worked, guest, reason}'::text[]) o(room)) r
+              ON r.room = n.room AND r.free > 0
+           WHERE NOT EXISTS (SELECT FROM label l WHERE l.kind = n.kind AND l.name = n.name)) f
+   WHERE f.place <= f.free
+$$;
+COMMENT ON FUNCTION rowlock.labels_due IS
+'Which of these types and reasons, each given once, get a label of their own now. Internal.';
+
+CREATE OR REPLACE FUNCTION rowlock.due_types() RETURNS text[]
+LANGUAGE sql STABLE SET search_path = pg_catalog, rowlock, pg_temp AS $$
+  SELECT coalesce(array_agg(d.name), '{}')
+    FROM (SELECT array_agg(c.type) AS types, array_agg(c.worked) AS worked
+            FROM (SELECT y.type, bool_or(y.completed > 0) AS worked FROM tally y GROUP BY y.type) c) a
+    CROSS JOIN LATERAL labels_due(a.types, a.worked, NULL) d
+$$;
+COMMENT ON FUNCTION rowlock.due_types IS
+'The types that get a label with the next fold: whoever reads before it shows them alike. Internal.';
 
 CREATE OR REPLACE FUNCTION rowlock.oldest_transaction() RETURNS float8
 LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -38,13 +69,11 @@ BEGIN
   named AS MATERIALIZED (
     SELECT l.kind, l.name FROM label l
     UNION ALL
-    (SELECT 'type', t.type FROM t GROUP BY t.type
-     HAVING NOT EXISTS (SELECT FROM label l WHERE l.kind = 'type' AND l.name = t.type)
-      ORDER BY t.type LIMIT label_room('type'))
-    UNION ALL
-    (SELECT 'reason', t.reason FROM t WHERE t.reason IS NOT NULL GROUP BY t.reason
-     HAVING NOT EXISTS (SELECT FROM label l WHERE l.kind = 'reason' AND l.name = t.reason)
-      ORDER BY t.reason LIMIT label_room('reason'))),
+    SELECT d.kind, d.name
+      FROM (SELECT array_agg(c.type) AS types, array_agg(c.worked) AS worked
+              FROM (SELECT t.type, bool_or(t.completed > 0) AS worked FROM t GROUP BY t.type) c) a
+     CROSS JOIN LATERAL labels_due(a.types, a.worked,
+       ARRAY(SELECT DISTINCT t.reason FROM t WHERE t.reason IS NOT NULL)) d),
   counts AS MATERIALIZED (
     SELECT q.name AS queue, coalesce(n.name, 'other') AS type, sum(c.pending + c.scheduled)::float8 AS pending,
            sum(c.running)::float8 AS running, sum(c.enqueued)::float8 AS enqueued,
@@ -137,7 +166,10 @@ BEGIN
       max((s.release[1] * 1000 + s.release[2]) * 1000 + s.release[3])::float8 FROM schema_text s
   UNION ALL SELECT 'bound', NULL, NULL, NULL, b FROM unnest(bucket_bounds()) b
   UNION ALL SELECT 'oldest_transaction', NULL, NULL, NULL, o FROM oldest_transaction() o WHERE o IS NOT NULL
-  UNION ALL SELECT 'maintenance_failures', NULL, NULL, f.key, (f.value ->> 'n')::float8
+  UNION ALL SELECT 'maintenance_failures', NULL, NULL, p.part, coalesce((k.failures -> p.part ->> 'n')::float8, 0)
+              FROM keeper k CROSS JOIN unnest(maintenance_parts()) p(part)
+  UNION ALL SELECT 'maintenance_failed_at', NULL, f.value ->> 'error', f.key,
+                   extract(epoch FROM (f.value ->> 'at')::timestamptz)::float8
               FROM keeper k CROSS JOIN LATERAL jsonb_each(k.failures) f
   UNION ALL SELECT 'scaler_' || s.what, s.deployment, NULL, s.reason, s.n::float8 FROM total_scaler s;
   RETURN QUERY SELECT * FROM metrics_queues(hint_queues, hint_ranks, hint_after);
@@ -147,7 +179,7 @@ COMMENT ON FUNCTION rowlock.metrics_v1 IS
 'All that is exported, in one read: what, its labels (of a scaler_ row queue is the deployment) and the value. wait and
 run rows count jobs by bucket, label its number from 0; bound rows are the buckets'' upper bounds. text is a digest of
 the functions and views, and the release that wrote them. maintenance_failures: how often a part (label) of a round of
-maintain_v1 went wrong, no row if never.
+maintain_v1 went wrong; maintenance_failed_at: when it did last, and type is the error; no row if never.
 Hints: as of claim_v1, from the searched rows of the last call (queue its number, label the rank): rows that are gone
 but not yet vacuumed are not walked again. Leave them out now and then. It counts nothing: the cost is that of the
 totals, of the lines not yet folded and of one probe per priority in use.

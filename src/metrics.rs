@@ -40,12 +40,14 @@ const TRANSACTION: Metric = gauge(
     "rowlock_database_oldest_transaction_seconds",
     "Age of the oldest open transaction of the database; missing if the schema's owner may not see it.",
 );
+const MAINTENANCE: Metric =
+    counter("rowlock_maintenance_failures_total", "Rounds of maintenance in which this part went wrong.");
 const READ_AT: Metric =
     gauge("rowlock_scrape_timestamp_seconds", "When the database was last read, by its own clock, in Unix time.");
 const BUILD: Metric = gauge("rowlock_build_info", "1; the labels say which program this is.");
 
 /// All metrics, in the order in which they are exported.
-pub const METRICS: [&Metric; 18] = [
+pub const METRICS: [&Metric; 19] = [
     &JOBS,
     &PENDING,
     &PAUSED,
@@ -62,6 +64,7 @@ pub const METRICS: [&Metric; 18] = [
     &LEADER,
     &DATABASE_UP,
     &TRANSACTION,
+    &MAINTENANCE,
     &READ_AT,
     &BUILD,
 ];
@@ -88,7 +91,7 @@ pub fn exposition(reading: Option<&Reading>, last_read: Option<f64>, known: &Kno
 }
 
 fn of_the_database(reading: &Reading) -> Vec<MetricFamily> {
-    let simple: [(&Metric, &str, &[&str]); 11] = [
+    let simple: [(&Metric, &str, &[&str]); 12] = [
         (&JOBS, "jobs", &["queue", "type", "status"]),
         (&PENDING, "queue_pending", &["queue"]),
         (&PAUSED, "queue_paused", &["queue"]),
@@ -100,6 +103,7 @@ fn of_the_database(reading: &Reading) -> Vec<MetricFamily> {
         (&DECISIONS, "scaler_decision", &["deployment", "", "reason"]),
         (&ERRORS, "scaler_error", &["deployment", "", "reason"]),
         (&TRANSACTION, "oldest_transaction", &[]),
+        (&MAINTENANCE, "maintenance_failures", &["", "", "part"]),
     ];
     let mut families = Vec::new();
     for (metric, what, labels) in &simple {
@@ -155,6 +159,7 @@ mod tests {
             sample("bound", "", "", "", 10.0),
             sample("bound", "", "", "", 0.5),
             sample("oldest_transaction", "", "", "", 2.5),
+            sample("maintenance_failures", "", "", "fold", 3.0),
             sample("queue_pending", "mail", "", "", 3.0),
             sample("queue_paused", "mail", "", "", 1.0),
             sample("queue_oldest_age", "mail", "", "", 1.25),

@@ -15,7 +15,10 @@ mod unanswered;
 mod work;
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Instant,
 };
 
@@ -25,6 +28,7 @@ use uuid::Uuid;
 
 use self::call::{Arg, call};
 pub use self::options::{Failure, HeartbeatAnswer, Maintained, SessionOptions};
+pub(crate) use self::work::Wanted;
 use crate::{ClaimedJob, Error, hints::Hints, job::holds::Holds};
 
 /// A registered worker. Shared by reference between the tasks of one process.
@@ -39,6 +43,8 @@ pub struct Session {
     holds: Arc<Holds>,
     /// When the lease ends by the monotonic clock, counted from before it was asked for.
     lease_until: Mutex<Instant>,
+    /// Whether the database may have a subscription of this worker.
+    subscribed: AtomicBool,
 }
 
 impl Session {
@@ -73,6 +79,20 @@ impl Session {
     /// When the lease ends, unless it is extended: never later than the database thinks.
     pub(crate) fn lease_until(&self) -> Instant {
         *self.lease_until.lock().expect("no code panics while it holds this lock")
+    }
+
+    /// Whether it holds no job, so that a heartbeat brings nothing but the lease.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.holds.is_idle()
+    }
+
+    /// Whether the database may have a subscription of this worker; a wake by name takes it away.
+    pub(crate) fn is_subscribed(&self) -> bool {
+        self.subscribed.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_subscribed(&self, subscribed: bool) {
+        self.subscribed.store(subscribed, Ordering::Relaxed);
     }
 
     fn hints(&self) -> MutexGuard<'_, Hints> {

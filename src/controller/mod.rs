@@ -120,7 +120,7 @@ pub async fn run<T: Target>(queue: JobQueue, target: T, options: Options, end: C
     let (terms, term) = watch::channel(None);
     let wakes = Wakes::default();
     let address = listen::target(&queue, options.listen_url.as_deref())?;
-    listen::listen(address, id, Duration::from_secs(5), wakes.clone(), end.clone());
+    listen::listen(address, id, wakes.clone(), end.clone());
     let tasks = TaskTracker::new();
     let name = lead::name_in(&SessionOptions::default().name, options.namespace.as_deref());
     let (rivals, rival) = watch::channel(None);

@@ -209,12 +209,13 @@ impl Store {
         .await
     }
 
-    pub(super) async fn due_schedules(&self, within: Duration) -> Result<Vec<DueSchedule>, Error> {
+    /// The schedules that are due soon, but for those of these names.
+    pub(super) async fn due_schedules(&self, within: Duration, skip: &[&str]) -> Result<Vec<DueSchedule>, Error> {
         let rows = self
             .rows(
                 "SELECT name, cron, every_seconds, timezone, catch_up, next_at, updated_at, now FROM \
-                 rowlock.due_schedules_v1($1)",
-                &[(&within.as_secs_f64(), Type::FLOAT8)],
+                 rowlock.due_schedules_v1($1, $2)",
+                &[(&within.as_secs_f64(), Type::FLOAT8), (&skip, Type::TEXT_ARRAY)],
             )
             .await?;
         let read = |r: &Row| {

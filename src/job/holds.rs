@@ -24,6 +24,8 @@ struct State {
     /// The numbers of the claims that are under way.
     pending: BTreeSet<i64>,
     next: i64,
+    /// The last claim whose answer did not come, until a heartbeat has said what is known.
+    in_doubt: Option<i64>,
     /// Jobs that were dropped without an end, by receipt and id.
     dropped: Vec<(i64, Uuid)>,
 }
@@ -45,7 +47,7 @@ impl Holds {
         let number = state.next;
         state.next += 1;
         state.pending.insert(number);
-        Claim { number, holds: self.clone() }
+        Claim { number, is_answered: false, holds: self.clone() }
     }
 
     /// A job of a receipt came.
@@ -61,6 +63,17 @@ impl Holds {
             pending: state.pending.iter().copied().collect(),
             below: state.next,
         }
+    }
+
+    /// Whether there is nothing that somebody could cancel, nor anything to hand back.
+    pub(crate) fn is_idle(&self) -> bool {
+        let State { receipts, pending, dropped, in_doubt, .. } = &*self.state();
+        receipts.is_empty() && pending.is_empty() && dropped.is_empty() && in_doubt.is_none()
+    }
+
+    /// The database has heard what was known when the next claim had this number.
+    pub(crate) fn told(&self, below: i64) {
+        self.state().in_doubt.take_if(|number| *number < below);
     }
 
     /// The dropped jobs that are still to be handed back. Those of receipts without any job left here are not among
@@ -86,6 +99,7 @@ impl Holds {
 #[derive(Debug)]
 pub(crate) struct Claim {
     number: i64,
+    is_answered: bool,
     holds: Arc<Holds>,
 }
 
@@ -93,11 +107,20 @@ impl Claim {
     pub(crate) fn number(&self) -> i64 {
         self.number
     }
+
+    /// The answer came, and its jobs are held.
+    pub(crate) fn answered(mut self) {
+        self.is_answered = true;
+    }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        self.holds.state().pending.remove(&self.number);
+        let mut state = self.holds.state();
+        state.pending.remove(&self.number);
+        if !self.is_answered {
+            state.in_doubt = state.in_doubt.max(Some(self.number));
+        }
     }
 }
 
@@ -150,6 +173,26 @@ mod tests {
         assert_eq!(holds.known(), Known { receipts: vec![7], pending: vec![1], below: 2 });
         drop((second, job));
         assert_eq!(holds.known(), Known { receipts: vec![], pending: vec![], below: 2 });
+    }
+
+    #[test]
+    fn who_waits_for_no_answer_and_holds_no_job_is_idle() {
+        let holds = Arc::new(Holds::default());
+        assert!(holds.is_idle());
+        let lost = holds.begin_claim();
+        assert!(!holds.is_idle());
+        drop(lost);
+        assert!(!holds.is_idle(), "the database may have given it jobs");
+        holds.told(0);
+        assert!(!holds.is_idle(), "that was before");
+        holds.told(1);
+        assert!(holds.is_idle());
+        holds.begin_claim().answered();
+        assert!(holds.is_idle());
+        let job = holds.hold(7, Uuid::nil());
+        assert!(!holds.is_idle());
+        job.end();
+        assert!(holds.is_idle());
     }
 
     #[test]

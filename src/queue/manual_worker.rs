@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     ClaimedJob, Error, Job, Session, Status,
-    session::{outcome::Outcome, report::Report},
+    session::{Wanted, outcome::Outcome, report::Report},
 };
 
 /// Between two tries while the database is away: at first, and at most.
@@ -135,7 +135,7 @@ impl ManualWorker {
         };
         let claimed = tokio::select! {
             biased;
-            claimed = self.report.flush_and_claim(&session, wanted, true) => claimed,
+            claimed = self.report.flush_and_claim(&session, Wanted::by_hand(wanted)) => claimed,
             () = lease_end(self.registration.as_ref()) => {
                 Err(Error::LeaseLost("the lease could not be extended in time".into()))
             }
@@ -281,7 +281,8 @@ impl ManualWorker {
             self.report.add(job, Outcome::Released);
         }
         if let Some(session) = self.registration.as_ref().map(|registration| registration.session.clone()) {
-            let flushed = tokio::time::timeout(CLOSE_TIMEOUT, self.report.flush_and_claim(&session, 0, false)).await;
+            let flushed =
+                tokio::time::timeout(CLOSE_TIMEOUT, self.report.flush_and_claim(&session, Wanted::default())).await;
             if !matches!(flushed, Ok(Ok(_))) {
                 tracing::warn!(
                     "jobs that were dequeued could not be handed back; they run again when their lease ends"

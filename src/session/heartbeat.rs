@@ -90,12 +90,18 @@ async fn extend(
     // The heartbeat also brings cancellations, so it is quicker than the lease alone asks for.
     let usual = (lease / 3).min(Duration::from_secs(1));
     let mut next = usual;
+    let mut extended_at = Instant::now();
     loop {
         tokio::time::sleep(next).await;
+        // Of a worker without a job nothing can be cancelled.
+        if session.is_idle() && extended_at.elapsed() + usual / 2 < lease / 3 {
+            continue;
+        }
+        let asked_at = Instant::now();
         match timeout(lease / 3, session.extend(drain.is_cancelled())).await {
             Ok(Ok(answer)) => {
-                next = usual;
                 presence.met();
+                (next, extended_at) = (usual, asked_at);
                 extended(answer.deadline);
                 beat.send_modify(|b| {
                     (b.deadline, b.granted) = (answer.deadline, answer.deadline);

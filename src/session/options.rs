@@ -106,13 +106,21 @@ pub struct Maintained {
     pub promoted: i32,
     /// Jobs put back from lost workers.
     pub rescued: i32,
+    /// The time until a job is due or a lease ends, if the keeper knows of one.
+    pub next_due: Option<Duration>,
 }
 
 impl Maintained {
     /// One round for a holder, and how its answer is read.
-    pub(crate) const SQL: &str = "SELECT keeper, promoted, rescued FROM rowlock.maintain_v1($1)";
+    pub(crate) const SQL: &str = "SELECT keeper, promoted, rescued, next_due_seconds FROM rowlock.maintain_v1($1)";
 
     pub(crate) fn read(row: &Row) -> Result<Maintained, Error> {
-        Ok(Maintained { keeper: row.try_get(0)?, promoted: row.try_get(1)?, rescued: row.try_get(2)? })
+        let next_due: Option<f64> = row.try_get(3)?;
+        Ok(Maintained {
+            keeper: row.try_get(0)?,
+            promoted: row.try_get(1)?,
+            rescued: row.try_get(2)?,
+            next_due: next_due.map(|s| Duration::try_from_secs_f64(s).unwrap_or(Duration::MAX)),
+        })
     }
 }

@@ -1,7 +1,7 @@
 //! A worker's registration: it is made, extended by heartbeats, subscribed to queues, and ended.
 
 use std::{
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, atomic::AtomicBool},
     time::{Duration, Instant},
 };
 
@@ -51,6 +51,7 @@ impl Session {
             hints: Mutex::default(),
             holds: Arc::default(),
             lease_until: Mutex::new(lease_until),
+            subscribed: AtomicBool::default(),
         })
     }
 
@@ -83,6 +84,7 @@ impl Session {
                 ],
             )
             .await?;
+        self.holds.told(known.below);
         let returned: i32 = rows[0].try_get(2)?;
         if returned > 0 {
             tracing::warn!(returned, "the answer to a claim was lost; its jobs went back to the queue");
@@ -93,7 +95,8 @@ impl Session {
         Ok(HeartbeatAnswer { deadline, draining: rows[0].try_get(0)?, cancelled: rows[0].try_get(1)? })
     }
 
-    /// Asks to be woken by NOTIFY on channel `rowlock` when a job comes. Claim once more before waiting.
+    /// Asks to be woken by NOTIFY on channel `rowlock`, with this worker's id as the payload, when a job comes. Claim
+    /// once more before waiting. A wake ends the subscription.
     ///
     /// # Errors
     /// [`Error::LeaseLost`].
@@ -111,6 +114,7 @@ impl Session {
     pub async fn subscribe(&self) -> Result<(), Error> {
         let args: [Arg<'_>; 2] = [(&self.id, Type::UUID), (&self.options.queues, Type::TEXT_ARRAY)];
         self.call("SELECT rowlock.subscribe_v1($1, $2)", &args).await?;
+        self.set_subscribed(true);
         Ok(())
     }
 
@@ -126,6 +130,7 @@ impl Session {
     /// ```
     pub async fn unsubscribe(&self) -> Result<(), Error> {
         self.call("SELECT rowlock.unsubscribe_v1($1)", &[(&self.id, Type::UUID)]).await?;
+        self.set_subscribed(false);
         Ok(())
     }
 

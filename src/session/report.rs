@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use super::{
-    Failure, Session,
+    Failure, Session, Wanted,
     outcome::{Outcome, Verdict},
     unanswered::Unanswered,
 };
@@ -67,24 +67,23 @@ impl Report {
         jobs
     }
 
-    /// Tells the database every end, and claims up to `free` jobs with the last call, suspects only if `alone`. After an error, every end without
-    /// an answer is still here: call again as long as the lease holds.
+    /// Tells the database every end, and claims with the last call what is wanted. After an error, every end without an
+    /// answer is still here: call again as long as the lease holds.
     ///
     /// # Errors
     /// [`Error::LeaseLost`] if jobs were asked for and the lease has ended.
     pub(crate) async fn flush_and_claim(
         &mut self,
         session: &Session,
-        free: usize,
-        alone: bool,
+        wanted: Wanted,
     ) -> Result<Vec<ClaimedJob>, Error> {
         self.flush_failed(session).await?;
         self.flush_returned(session).await?;
-        if free == 0 && self.completed.jobs.is_empty() {
+        if wanted.max == 0 && self.completed.jobs.is_empty() {
             return Ok(Vec::new());
         }
         let before = self.completed.send();
-        match session.try_work(&self.completed.jobs, free, alone).await {
+        match session.try_work(&self.completed.jobs, wanted).await {
             Ok((jobs, refused)) => {
                 let settled = self.completed.settle(0, before, session, &refused, Verdict::Completed).await?;
                 self.verdicts.extend(settled);
@@ -104,7 +103,7 @@ impl Report {
     async fn complete_singly(&mut self, session: &Session) -> Result<(), Error> {
         while let Some(last) = self.completed.jobs.len().checked_sub(1) {
             let before = self.completed.send();
-            match session.try_work(&self.completed.jobs[last..], 0, false).await {
+            match session.try_work(&self.completed.jobs[last..], Wanted::default()).await {
                 Ok((_, refused)) => {
                     let settled = self.completed.settle(last, before, session, &refused, Verdict::Completed).await?;
                     self.verdicts.extend(settled);

@@ -9,6 +9,23 @@ use uuid::Uuid;
 use super::{Session, end, keys, read::CLAIM_COLUMNS};
 use crate::{ClaimedJob, Error, hints::HintArgs};
 
+/// What a call is to claim.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Wanted {
+    pub max: usize,
+    /// Suspects, too: nothing runs beside them.
+    pub alone: bool,
+    /// If there is nothing to claim, the worker is subscribed in the same commit: it is about to sleep.
+    pub subscribe: bool,
+}
+
+impl Wanted {
+    /// By hand nobody can keep jobs apart.
+    pub(crate) fn by_hand(max: usize) -> Wanted {
+        Wanted { max, alone: true, subscribe: false }
+    }
+}
+
 impl Session {
     /// Claims up to `max` jobs, in order of claim.
     ///
@@ -64,33 +81,35 @@ impl Session {
         done: Vec<(ClaimedJob, Option<Box<RawValue>>)>,
         max: usize,
     ) -> Result<(Vec<ClaimedJob>, Vec<Uuid>), Error> {
-        let answer = self.try_work(&done, max, true).await?;
+        let answer = self.try_work(&done, Wanted::by_hand(max)).await?;
         end(done.into_iter().map(|(job, _)| job));
         Ok(answer)
     }
 
     /// [`Session::work`] for a caller that repeats the call when the database was away. A repetition may find jobs
     /// refused that the first call did complete: then its answer was lost, not its effect. The caller ends the jobs'
-    /// holds when it has the answer. `alone`: suspects are wanted, too.
+    /// holds when it has the answer.
     pub(crate) async fn try_work(
         &self,
         done: &[(ClaimedJob, Option<Box<RawValue>>)],
-        max: usize,
-        alone: bool,
+        wanted: Wanted,
     ) -> Result<(Vec<ClaimedJob>, Vec<Uuid>), Error> {
         let (receipts, ids) = keys(done.iter().map(|(j, _)| j));
         let results: Option<Vec<Option<Json<&RawValue>>>> =
             done.iter().any(|(_, r)| r.is_some()).then(|| done.iter().map(|(_, r)| r.as_deref().map(Json)).collect());
+        let Wanted { max, alone, subscribe } = wanted;
         let max = i32::try_from(max.min(1000)).expect("at most 1000");
         let mut started = Instant::now();
         let mut args = if max > 0 { self.hints().args(started) } else { HintArgs::default() };
+        let function = if subscribe { "work_or_subscribe_v1" } else { "work_v1" };
         loop {
             // Under way until its jobs are held: a heartbeat beside it must not put them back.
             let claim = self.holds.begin_claim();
             let rows = self
                 .call(
                     &format!(
-                        "SELECT refused, {CLAIM_COLUMNS} FROM rowlock.work_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"
+                        "SELECT refused, {CLAIM_COLUMNS} \
+                           FROM rowlock.{function}($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"
                     ),
                     &[
                         (&self.id, Type::UUID),
@@ -112,7 +131,10 @@ impl Session {
                 self.hints().swept(started, now);
             }
             let (jobs, refused) = self.read(&rows, now)?;
-            drop(claim);
+            claim.answered();
+            if subscribe && rows.is_empty() {
+                self.set_subscribed(true);
+            }
             // Nothing behind the hints: look from the start, if that is allowed again.
             if jobs.is_empty() && max > 0 && !args.sweep && done.is_empty() && self.hints().sweep_due(now) {
                 started = now;

@@ -1,5 +1,7 @@
 //! The engine: the loop of one registered worker, which claims jobs, starts them, and reports how they ended.
 
+mod wait;
+
 use std::{
     collections::HashMap,
     sync::Arc,
@@ -27,7 +29,7 @@ use super::{
 use crate::{
     ClaimedJob, Error, Session,
     listen::Listener,
-    session::{heartbeat::Beat, report::Report},
+    session::{Wanted, heartbeat::Beat, report::Report},
 };
 
 /// An idle worker must have seen nothing for so long, which includes a sweep, to call its queues empty.
@@ -36,9 +38,6 @@ const EMPTY_FOR: Duration = Duration::from_millis(600);
 const BATCH_INTERVAL: Duration = Duration::from_millis(5);
 /// How long killed jobs may take to end, and cleanups when the worker ends.
 const KILL_TIMEOUT: Duration = Duration::from_secs(5);
-/// While idle and asked to end when the queues are empty, how often to look.
-const EMPTY_POLL: Duration = Duration::from_millis(100);
-
 /// The state of one registered worker.
 pub(super) struct Engine<'a, L> {
     caller: UntilLeaseEnds,
@@ -59,6 +58,8 @@ pub(super) struct Engine<'a, L> {
     /// So many running jobs keep the processors busy.
     enough: usize,
     empty_since: Option<Instant>,
+    /// It was woken by name, and has not slept since.
+    woken: bool,
     /// Somebody else has killed what ran: this registration is over.
     killed: bool,
     summary: &'a mut WorkerSummary,
@@ -87,6 +88,7 @@ impl<'a, L: Launcher> Engine<'a, L> {
             flushed_at: Instant::now(),
             enough: (2 * thread::available_parallelism().map_or(1, usize::from)).min(options.concurrency / 2),
             empty_since: None,
+            woken: false,
             killed: false,
             summary,
         }
@@ -105,40 +107,27 @@ impl<'a, L: Launcher> Engine<'a, L> {
             let marked = self.beats.borrow().draining;
             let draining = self.draining.is_some() || marked.is_some();
             self.batch_outcomes().await;
-            let claimed = self.flush_and_claim(draining).await?;
+            let may_sleep = self.may_sleep(draining, listener);
+            let free = self.free_places();
+            let was_subscribed = self.caller.session.is_subscribed();
+            let mut claimed = self.flush_and_claim(draining, may_sleep).await?;
             let idle = self.running.is_empty() && self.report.is_empty();
             if idle && (drain::should_exit(self.draining, marked, Instant::now()) || self.is_empty(claimed)) {
                 return Ok(());
             }
-            if claimed > 0 {
-                continue;
+            if idle && may_sleep && self.caller.session.is_subscribed() && !was_subscribed {
+                // A job that was committed beside the subscription is not missed.
+                claimed = self.flush_and_claim(false, false).await?;
             }
-            let asleep = idle && !draining && listener.connected() && !self.options.stop_when_empty;
-            if asleep {
-                // Subscribe first, then look once more: a job committed in between is not missed.
-                self.caller.call(|| self.caller.session.subscribe()).await?;
-                if self.flush_and_claim(false).await? > 0 {
-                    self.caller.call(|| self.caller.session.unsubscribe()).await?;
-                    continue;
-                }
-            }
-            let pause = self.pause(idle, shutdown);
-            tokio::select! {
-                Some(ended) = self.tasks.join_next() => self.end(ended),
-                Some(cleaned) = self.cleanups.join_next() => no_panic(cleaned),
-                () = wake.notified(), if !draining => {}
-                () = tokio::time::sleep(pause) => {}
-                () = shutdown.drain.cancelled(), if self.draining.is_none() => {}
-                () = shutdown.hurry.cancelled(), if !shutdown.hurry.is_cancelled() => {}
-                Ok(()) = self.beats.changed() => {}
-            }
-            while let Some(ended) = self.tasks.try_join_next() {
-                self.end(ended);
-            }
-            self.apply_heartbeat()?;
-            if asleep {
+            if self.caller.session.is_subscribed() && (claimed > 0 || !may_sleep) {
                 self.caller.call(|| self.caller.session.unsubscribe()).await?;
             }
+            // Of those who were woken each has what it was woken for.
+            if claimed > 0 && (claimed == free || !self.woken) {
+                continue;
+            }
+            let pause = self.pause(idle, shutdown);
+            self.wait(pause, draining, (wake, listener), shutdown).await?;
         }
     }
 
@@ -155,17 +144,18 @@ impl<'a, L: Launcher> Engine<'a, L> {
         self.flushed_at = Instant::now();
     }
 
-    /// Tells the database what ended and claims for the free places. Answers how many jobs it claimed.
-    async fn flush_and_claim(&mut self, draining: bool) -> Result<usize, Error> {
+    /// Tells the database what ended and claims for the free places. Answers how many jobs it claimed. If there was
+    /// none, it may subscribe.
+    async fn flush_and_claim(&mut self, draining: bool, may_subscribe: bool) -> Result<usize, Error> {
         let (idle, now) = (self.running.is_empty(), Instant::now());
         if draining {
             self.suspects.give_up().into_iter().for_each(|job| self.report.add(job, Outcome::Released));
         } else if let Some(suspect) = self.suspects.due(idle, now) {
             self.start(suspect);
         }
-        let free = if draining { 0 } else { self.free_places() };
-        let alone = self.suspects.are_wanted(idle, now);
-        let jobs = self.caller.flush_and_claim(&mut self.report, free, alone).await;
+        let max = if draining { 0 } else { self.free_places() };
+        let wanted = Wanted { max, alone: self.suspects.are_wanted(idle, now), subscribe: may_subscribe };
+        let jobs = self.caller.flush_and_claim(&mut self.report, wanted).await;
         self.summary.count(self.report.take_verdicts());
         let jobs = jobs?;
         let claimed = jobs.len();
@@ -211,20 +201,6 @@ impl<'a, L: Launcher> Engine<'a, L> {
         self.running.remove(&job.id);
         self.suspects.ended(job.id);
         self.report.add(job, outcome);
-    }
-
-    /// How long nothing may happen; meanwhile draining jobs get the stop request that is due.
-    fn pause(&self, idle: bool, shutdown: &Shutdown) -> Duration {
-        let Some(since) = self.draining else {
-            return if self.options.stop_when_empty && idle { EMPTY_POLL } else { self.options.poll };
-        };
-        match drain::stop_request(since, self.options.grace, shutdown.hurry.is_cancelled(), Instant::now()) {
-            Ok(request) => {
-                self.stop_all(request);
-                self.options.poll
-            }
-            Err(wait) => wait,
-        }
     }
 
     /// Whether the queues may be called empty, if that is asked.

@@ -47,8 +47,7 @@ pub(super) async fn run_registered<L: Launcher>(
     let caller = UntilLeaseEnds::new(session.clone(), heartbeat.beats.clone(), shutdown.clone(), options.grace);
     caller.bounded(launcher.start(&session, options.concurrency)).await?;
     let wakes = Wakes::default();
-    let ping = (options.lease / 3).max(Duration::from_millis(200));
-    let listener = listen::listen(target, session.id(), ping, wakes.clone(), beside.clone());
+    let listener = listen::listen(target, session.id(), wakes.clone(), beside.clone());
     let maintainer = session.clone();
     let round = move || {
         let session = maintainer.clone();

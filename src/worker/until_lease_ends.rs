@@ -11,6 +11,7 @@ use super::options::Shutdown;
 use crate::{
     ClaimedJob, Error, Session,
     session::{
+        Wanted,
         heartbeat::{Beat, lease_ended},
         report::Report,
     },
@@ -45,17 +46,12 @@ impl UntilLeaseEnds {
         self.shutdown.drain.is_cancelled().then(|| *self.draining_since.get_or_init(Instant::now))
     }
 
-    /// Tells the database every end and claims up to `free` jobs: see [`Report::flush_and_claim`].
-    pub(super) async fn flush_and_claim(
-        &self,
-        report: &mut Report,
-        free: usize,
-        alone: bool,
-    ) -> Result<Vec<ClaimedJob>, Error> {
+    /// Tells the database every end and claims: see [`Report::flush_and_claim`].
+    pub(super) async fn flush_and_claim(&self, report: &mut Report, wanted: Wanted) -> Result<Vec<ClaimedJob>, Error> {
         let mut pause = Pause(RETRY_PAUSE.0);
         let repeat = async {
             loop {
-                match report.flush_and_claim(&self.session, free, alone).await {
+                match report.flush_and_claim(&self.session, wanted).await {
                     Err(error) if error.may_pass() => pause.after(&error).await,
                     other => return other,
                 }

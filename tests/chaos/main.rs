@@ -13,6 +13,7 @@ mod canary;
 mod children;
 mod commits;
 mod drops;
+mod enqueuer;
 mod fire;
 mod fleet;
 mod freezes;

@@ -215,3 +215,27 @@ async fn a_controller_ticks_on_time_catches_up_as_told_and_says_what_is_wrong() 
     tokio::time::timeout(Duration::from_secs(10), run).await.expect("the controller ends").unwrap().unwrap();
     assert!(db.one::<bool>("SELECT held_until < clock_timestamp() FROM rowlock.leader", &[]).await, "it resigned");
 }
+
+/// A bound on what one read answers cuts no schedule off that is due.
+#[tokio::test]
+async fn schedules_that_fail_hold_up_no_other() {
+    let db = database().await;
+    for n in 0..700 {
+        put(&db, json!({"name": format!("bad{n}"), "type": "t", "every": "1 hour"})).await;
+    }
+    put(&db, json!({"name": "good", "type": "good", "every": "1 hour"})).await;
+    db.run(
+        "UPDATE rowlock.schedule SET type = CASE WHEN name = 'good' THEN type ELSE '' END,
+           next_at = clock_timestamp() - CASE WHEN name = 'good' THEN interval '1 s' ELSE interval '1 min' END",
+    )
+    .await;
+    let end = CancellationToken::new();
+    let q = JobQueue::connect(&db.url).await.unwrap();
+    let run = tokio::spawn(controller::run(q, (), controller::Options::default(), end.clone()));
+    eventually("the good one ticks", || async {
+        db.one::<i64>("SELECT count(*) FROM rowlock.jobs WHERE type = 'good'", &[]).await == 1
+    })
+    .await;
+    end.cancel();
+    tokio::time::timeout(Duration::from_secs(10), run).await.expect("the controller ends").unwrap().unwrap();
+}

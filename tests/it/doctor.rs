@@ -94,6 +94,24 @@ async fn no_schema_and_a_newer_one_are_told_apart() {
 }
 
 #[tokio::test]
+async fn a_part_of_maintenance_that_fails_is_told_to_whoever_may_look() {
+    let db = database().await;
+    let (reader, enqueuer) = (url_as(&db, "rowlock_reader").await, url_as(&db, "rowlock_enqueuer").await);
+    says(&doctor(&reader), "maintenance", "ok", "ever failed");
+    db.run(
+        "CREATE FUNCTION public.broken() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'broken'; END $$;
+         CREATE TRIGGER broken BEFORE DELETE ON rowlock.tally EXECUTE FUNCTION public.broken()",
+    )
+    .await;
+    db.enqueue().await;
+    db.keep().await;
+    let answer = doctor(&reader);
+    assert_eq!(answer.0, 1);
+    says(&answer, "maintenance", "FAIL", "fold failed 0 min ago, 1 times in all: broken (SQLSTATE P0001)");
+    assert!(!doctor(&enqueuer).1.contains_key("maintenance"), "it may not look");
+}
+
+#[tokio::test]
 async fn a_restored_dump_without_roles_is_mended_by_what_doctor_says() {
     let postgres = LocalPostgres::start(Options { persist: None, ram: true, ..Options::default() }).await.unwrap();
     let url = postgres.url("postgres");

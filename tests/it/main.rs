@@ -9,6 +9,7 @@ mod api;
 mod bad_input;
 #[cfg(feature = "cli")]
 mod binary;
+mod bounds;
 #[cfg(feature = "cli")]
 mod cli;
 #[cfg(feature = "cli")]
@@ -38,6 +39,7 @@ mod exactly_once;
 mod handlers;
 #[cfg(feature = "cli")]
 mod http;
+mod idle;
 mod job_types;
 mod jobs;
 #[cfg(feature = "cli")]

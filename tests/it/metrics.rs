@@ -114,6 +114,84 @@ async fn the_hundred_and_first_type_is_other_and_no_counter_goes_back_when_it_co
     assert_eq!(now.keys().filter(|name| name.starts_with("rowlock_jobs_enqueued_total")).count(), 101);
 }
 
+/// An enqueuer may invent as many types as it likes.
+#[tokio::test]
+async fn invented_types_take_no_label_from_those_of_the_catalogue_or_that_a_worker_knows() {
+    let db = database().await;
+    let worker = db.worker(60.0).await;
+    // Handlers in Rust are in no catalogue. This one came before the flood, and another after it.
+    db.run("SELECT rowlock.enqueue('early')").await;
+    let job = db.claim_one(worker).await;
+    assert!(db.complete(worker, &[job]).await.is_empty());
+    db.run("SELECT rowlock.fold()").await;
+    db.run("SELECT rowlock.enqueue('a ' || n, queue => 'x') FROM generate_series(1, 3000) n").await;
+    db.run("SELECT rowlock.fold()").await;
+    db.run("SELECT rowlock.enqueue('b ' || n, queue => 'x') FROM generate_series(1, 3000) n").await;
+    db.run("SELECT rowlock.enqueue('handled')").await;
+    let handled = db.claim_one(worker).await;
+    let other = |now: &BTreeMap<String, f64>, queue: &str| {
+        now.get(&format!("rowlock_jobs_enqueued_total{{queue=\"{queue}\",type=\"other\"}}")).copied()
+    };
+    let before = before_and_after_a_fold(&db).await;
+    assert_eq!(other(&before, "default"), Some(1.0), "nobody knows yet that it is real");
+    assert!(db.complete(worker, &[handled]).await.is_empty());
+    db.run("SELECT rowlock.put_job_type('{\"name\": \"real\", \"command\": [\"true\"]}'), rowlock.enqueue('real')")
+        .await;
+    db.run("SELECT rowlock.enqueue('handled')").await;
+    let now = before_and_after_a_fold(&db).await;
+    let enqueued =
+        |t: &str| now.get(&format!("rowlock_jobs_enqueued_total{{queue=\"default\",type=\"{t}\"}}")).copied();
+    assert_eq!(
+        [enqueued("early"), enqueued("real"), enqueued("handled"), other(&now, "default")],
+        [Some(1.0), Some(1.0), Some(1.0), Some(1.0)],
+        "what was counted as other stays there"
+    );
+    let pending = |t: &str| now[&format!("rowlock_jobs{{queue=\"default\",type=\"{t}\",status=\"pending\"}}")];
+    assert_eq!([pending("real"), pending("handled"), pending("other")], [1.0, 1.0, 0.0]);
+    for (name, value) in before.iter().filter(|(name, _)| name.contains("_total") || name.contains("_seconds_")) {
+        assert!(now.get(name).is_some_and(|n| n >= value), "{name} was {value}");
+    }
+    let labels = now.keys().filter(|name| name.starts_with("rowlock_jobs_enqueued_total{queue=\"x\"")).count();
+    assert_eq!(labels, 101, "a hundred guests and other");
+    // Once their jobs are gone, so are their lines.
+    db.run("SELECT rowlock.cancel(id) FROM (SELECT r.id FROM rowlock.ready r JOIN rowlock.queue q ON q.id = r.queue WHERE q.name = 'x') j").await;
+    db.run("SELECT rowlock.fold(), rowlock.sweep()").await;
+    assert!(db.one::<i64>("SELECT count(*) FROM rowlock.total", &[]).await < 110);
+    assert_eq!(other(&scraped(&db).await, "x"), Some(5900.0));
+}
+
+#[tokio::test]
+async fn a_hundred_thousand_invented_types_cost_the_readers_little() {
+    let db = database().await;
+    let times = async || {
+        let mut times = Vec::new();
+        for sql in ["SELECT count(*) FROM rowlock.metrics_v1()", "SELECT rowlock.observe_v1('{default}')"] {
+            let asked = std::time::Instant::now();
+            db.client.query(sql, &[]).await.unwrap();
+            times.push(asked.elapsed());
+        }
+        times
+    };
+    for n in 0..10 {
+        db.run(&format!(
+            "SELECT count(e) FROM (SELECT jsonb_agg(jsonb_build_object('type', 'invented ' || ({n} * 10000 + n))) AS jobs
+               FROM generate_series(1, 10000) n) j, rowlock.enqueue_many(j.jobs) e"
+        ))
+        .await;
+    }
+    let unfolded = times().await;
+    db.run("SELECT rowlock.fold()").await;
+    let folded = times().await;
+    println!("metrics and observe: {unfolded:?} before the fold, {folded:?} after it");
+    for took in unfolded.iter().chain(&folded) {
+        assert!(*took < std::time::Duration::from_secs(3), "{unfolded:?}, {folded:?}");
+    }
+    let seen: serde_json::Value = db.one("SELECT rowlock.observe_v1('{default}')", &[]).await;
+    let types = seen["types"].as_array().unwrap();
+    assert_eq!(types.len(), 101);
+    assert_eq!(types.iter().map(|t| t["pending"].as_i64().unwrap()).sum::<i64>(), 100_000);
+}
+
 #[tokio::test]
 async fn reasons_are_bounded_too() {
     let db = database().await;

@@ -121,7 +121,7 @@ fn every_alert_has_a_runbook_a_case_that_fires_and_one_that_does_not_and_asks_fo
     let gone = gone.flat_map(|t| t["alert_rule_test"].as_array().unwrap());
     let gone: Vec<&str> = gone.map(|c| c["alertname"].as_str().unwrap()).collect();
     let rules = alerts["groups"][0]["rules"].as_array().unwrap();
-    assert_eq!(rules.len(), 7);
+    assert_eq!(rules.len(), 8);
     for rule in rules {
         let name = rule["alert"].as_str().unwrap();
         let runbook = rule["annotations"]["runbook_url"].as_str().unwrap();
@@ -151,7 +151,7 @@ fn the_documented_command_makes_runbooks_what_can_be_clicked() {
     assert!(output.status.success());
     let alerts: Value = serde_saphyr::from_str(std::str::from_utf8(&output.stdout).unwrap()).unwrap();
     let rules = alerts["groups"][0]["rules"].as_array().unwrap();
-    assert_eq!(rules.len(), 7);
+    assert_eq!(rules.len(), 8);
     for rule in rules {
         let url = rule["annotations"]["runbook_url"].as_str().unwrap();
         let page = url.strip_prefix("https://git.example/rowlock/blob/main/").unwrap_or_else(|| panic!("{url}"));

@@ -2,7 +2,7 @@
 
 use uuid::Uuid;
 
-use crate::support::{Db, database};
+use crate::support::{Db, connect, database};
 
 async fn later(db: &Db, seconds: i32) -> Uuid {
     db.one(
@@ -61,6 +61,36 @@ async fn a_part_of_a_round_that_goes_wrong_stops_no_other_and_is_told() {
     assert_eq!(db.one::<f64>(told, &[]).await, 1.0);
     let why: String = db.one("SELECT failures -> 'fold' ->> 'error' FROM rowlock.keeper", &[]).await;
     assert!(why.contains("broken"), "{why}");
+    let shown: String = db
+        .one("SELECT type FROM rowlock.metrics_v1() WHERE what = 'maintenance_failed_at' AND label = 'fold'", &[])
+        .await;
+    assert_eq!(shown, why);
+    let never = "SELECT array_agg(label ORDER BY label) FROM rowlock.metrics_v1()
+                  WHERE what = 'maintenance_failures' AND value = 0";
+    let never: Vec<String> = db.one(never, &[]).await;
+    assert_eq!(never, ["promote", "rescue", "sweep", "wake"], "a counter begins before its first failure");
+}
+
+/// A job may complete in a transaction of its own, which is open for a while.
+#[tokio::test]
+async fn lost_workers_whose_jobs_others_have_locked_keep_no_other_from_being_rescued() {
+    let db = database().await;
+    let stranger = connect(&db.url).await;
+    for _ in 0..30 {
+        let worker = db.worker(60.0).await;
+        db.enqueue().await;
+        db.claim_one(worker).await;
+    }
+    stranger.batch_execute("BEGIN; SELECT FROM rowlock.lease FOR UPDATE").await.unwrap();
+    db.run("UPDATE rowlock.worker SET lease_until = clock_timestamp() - interval '1 minute'").await;
+    assert_eq!(db.keep().await.1, 0);
+    let lost = db.worker(60.0).await;
+    db.enqueue().await;
+    db.claim_one(lost).await;
+    db.run("UPDATE rowlock.worker SET lease_until = clock_timestamp() - interval '1 second' WHERE lease_until > '-infinity'").await;
+    assert_eq!(db.keep().await.1, 1, "the last one");
+    stranger.batch_execute("COMMIT").await.unwrap();
+    assert_eq!(db.keep().await.1, 30);
 }
 
 /// A server whose clock was ahead has been replaced by one whose clock is right.
@@ -167,6 +197,21 @@ async fn a_busy_queue_hides_nothing_of_a_quiet_one_from_the_controller() {
         assert_eq!(seen[part][0]["type"], "mine", "{part}: {seen}");
         assert_eq!(seen[part].as_array().unwrap().len(), 1, "{part}: {seen}");
     }
+}
+
+#[tokio::test]
+async fn a_type_with_many_running_jobs_hides_no_other_of_its_queue() {
+    let db = database().await;
+    let worker: Uuid = db.one("SELECT rowlock.register_worker_v1('w', 'host/1', '{default}', 1000, 600)", &[]).await;
+    db.run("SELECT rowlock.enqueue('many') FROM generate_series(1, 400); SELECT rowlock.enqueue('rare')").await;
+    for _ in 0..41 {
+        db.claim(worker, 10).await;
+    }
+    let seen: serde_json::Value = db.one("SELECT rowlock.observe_v1('{default}')", &[]).await;
+    let mut types: Vec<&str> =
+        seen["running"].as_array().unwrap().iter().map(|r| r["type"].as_str().unwrap()).collect();
+    types.sort_unstable();
+    assert_eq!(types, ["many", "rare"], "{seen}");
 }
 
 /// Back-filled jobs are due at once; they have not waited since 1970.

@@ -56,7 +56,7 @@ async fn a_transaction_that_says_so_can_be_prepared_while_a_worker_sleeps() {
         "SET LOCAL rowlock.notify = off; SELECT rowlock.enqueue('t')",
         "SET LOCAL rowlock.notify = off; SELECT rowlock.enqueue_many('[{\"type\": \"t\"}]')",
     ];
-    let listener = Listening::on(&db).await;
+    let mut listener = Listening::on(&db).await;
     for sql in quiet {
         db.run(&format!("BEGIN; {sql}; COMMIT")).await;
     }
@@ -64,42 +64,44 @@ async fn a_transaction_that_says_so_can_be_prepared_while_a_worker_sleeps() {
         db.run(&format!("BEGIN; {}; PREPARE TRANSACTION 'x'; COMMIT PREPARED 'x'", quiet[0])).await;
     }
     db.run("SELECT rowlock.enqueue('t')").await;
-    assert_eq!(listener.heard().await, 1, "of all of these only the last one notifies");
+    assert_eq!(listener.heard().await, [worker.to_string()], "of all of these only the last one notifies");
     // What is said of the notice is not the job's.
     let kept: i64 = db.one("SELECT count(*) FROM rowlock.ready WHERE opts IS NOT NULL", &[]).await;
     assert_eq!(kept, 0);
 }
 
-struct Listening {
+/// What is said on the channels of jobs and of the keeper.
+pub struct Listening {
     client: tokio_postgres::Client,
-    heard: tokio::sync::mpsc::UnboundedReceiver<String>,
+    heard: tokio::sync::mpsc::UnboundedReceiver<(String, String)>,
 }
 
 impl Listening {
-    async fn on(db: &Db) -> Listening {
+    pub async fn on(db: &Db) -> Listening {
         let (client, mut connection) = tokio_postgres::connect(&db.url, tokio_postgres::NoTls).await.unwrap();
         let (tell, heard) = tokio::sync::mpsc::unbounded_channel();
         tokio::spawn(async move {
             let mut messages = futures_util::stream::poll_fn(move |cx| connection.poll_message(cx));
             while let Some(Ok(message)) = futures_util::StreamExt::next(&mut messages).await {
                 if let tokio_postgres::AsyncMessage::Notification(n) = message {
-                    let _ = tell.send(n.channel().to_owned());
+                    let _ = tell.send((n.channel().to_owned(), n.payload().to_owned()));
                 }
             }
         });
-        client.batch_execute("LISTEN rowlock; LISTEN echo").await.unwrap();
+        client.batch_execute("LISTEN rowlock; LISTEN rowlock_keeper; LISTEN echo").await.unwrap();
         Listening { client, heard }
     }
 
-    /// How many notices came before one of its own.
-    async fn heard(mut self) -> usize {
+    /// The payloads that came before a notice of its own.
+    pub async fn heard(&mut self) -> Vec<String> {
         self.client.batch_execute("NOTIFY echo").await.unwrap();
-        let mut n = 0;
-        while let Ok(Some(channel)) = tokio::time::timeout(Duration::from_secs(10), self.heard.recv()).await {
+        let mut payloads = Vec::new();
+        while let Ok(Some((channel, payload))) = tokio::time::timeout(Duration::from_secs(10), self.heard.recv()).await
+        {
             if channel == "echo" {
-                return n;
+                return payloads;
             }
-            n += 1;
+            payloads.push(payload);
         }
         panic!("waited in vain for its own notice");
     }

@@ -24,6 +24,7 @@ const CHECKS: &[Rule] = &[
     ("privileges", privileges),
     ("controllers", controllers),
     ("owner", owner),
+    ("maintenance", maintenance),
     ("autovacuum", autovacuum),
     ("transactions", transactions),
     ("connections", connections),
@@ -194,6 +195,17 @@ fn owner(f: &Facts) -> Verdict {
     }
 }
 
+/// A failure of the last minutes may go on; an older one is over.
+fn maintenance(f: &Facts) -> Verdict {
+    let Some(last) = f.failures.as_ref()?.first() else { return ok("no part of it has ever failed") };
+    let minutes = last.seconds_ago / 60.0;
+    let detail = format!("{} failed {minutes:.0} min ago, {} times in all: {}", last.part, last.times, last.error);
+    if minutes < 5.0 {
+        return fail(format!("{detail}; docs/runbooks/RowlockMaintenanceFailing.md says what depends on it"));
+    }
+    ok(detail)
+}
+
 fn autovacuum(f: &Facts) -> Verdict {
     if f.autovacuum { ok("on") } else { fail("off: switch it on, or the queue's tables grow without end") }
 }
@@ -240,7 +252,10 @@ fn durability(f: &Facts) -> Verdict {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use super::{super::facts::Grant, *};
+    use super::{
+        super::facts::{Grant, PartFailure},
+        *,
+    };
 
     fn healthy() -> Facts {
         let roles =
@@ -273,6 +288,7 @@ mod tests {
                 granted: true,
             }],
             controllers: Some(vec![("a in namespace shop".into(), true)]),
+            failures: Some(vec![]),
             pooler: Pooler::NotSeen,
         }
     }
@@ -338,6 +354,21 @@ mod tests {
             state == State::Fail && detail.contains("migrate up as owner") && !detail.contains("GRANT"),
             "{detail}"
         );
+    }
+
+    #[test]
+    fn maintenance_that_fails_is_told_with_its_error_and_an_old_failure_is_no_news() {
+        let failed = |seconds_ago| {
+            let error = "permission denied (SQLSTATE 42501)".into();
+            Facts {
+                failures: Some(vec![PartFailure { part: "fold".into(), times: 7.0, seconds_ago, error }]),
+                ..healthy()
+            }
+        };
+        let (state, detail) = said(&failed(30.0), "maintenance");
+        assert!(state == State::Fail && detail.contains("fold failed") && detail.contains("42501"), "{detail}");
+        assert_eq!(said(&failed(3600.0), "maintenance").0, State::Ok);
+        assert!(all(&Facts { failures: None, ..healthy() }).iter().all(|c| c.check != "maintenance"));
     }
 
     #[test]

@@ -39,7 +39,18 @@ pub(super) struct Facts {
     pub grants: Vec<Grant>,
     /// By name, and whether it leads; none if this user may not see them.
     pub controllers: Option<Vec<(String, bool)>>,
+    /// None if this user may not ask.
+    pub failures: Option<Vec<PartFailure>>,
     pub pooler: Pooler,
+}
+
+/// A part of a round of maintenance that has gone wrong.
+#[derive(Debug, Clone)]
+pub(super) struct PartFailure {
+    pub part: String,
+    pub times: f64,
+    pub seconds_ago: f64,
+    pub error: String,
 }
 
 #[derive(Debug, Clone)]
@@ -100,6 +111,7 @@ impl Facts {
             schema: schema(queue).await?,
             grants: granted(queue).await?,
             controllers: controllers(queue).await?,
+            failures: failures(queue).await?,
             pooler: pooler(queue).await,
         })
     }
@@ -170,6 +182,28 @@ async fn granted(queue: &JobQueue) -> Result<Vec<Grant>, Error> {
         super::super::query::rows(queue, GRANTS, &[(&roles, Type::TEXT_ARRAY), (&objects, Type::TEXT_ARRAY)]).await?;
     let grant = |row: &Row| Grant { role: row.get(0), object: row.get(1), exists: row.get(2), granted: row.get(3) };
     Ok(rows.iter().map(grant).collect())
+}
+
+const FAILURES: &str = "
+SELECT f.label, n.value, extract(epoch FROM clock_timestamp())::float8 - f.value, f.type
+  FROM rowlock.metrics_v1() f JOIN rowlock.metrics_v1() n ON n.what = 'maintenance_failures' AND n.label = f.label
+ WHERE f.what = 'maintenance_failed_at' ORDER BY f.value DESC";
+
+async fn failures(queue: &JobQueue) -> Result<Option<Vec<PartFailure>>, Error> {
+    match super::super::query::rows(queue, FAILURES, &[]).await {
+        Ok(rows) => {
+            let failure = |row: &Row| PartFailure {
+                part: row.get(0),
+                times: row.get(1),
+                seconds_ago: row.get(2),
+                error: row.get(3),
+            };
+            Ok(Some(rows.iter().map(failure).collect()))
+        }
+        // No right, no function, no schema: other checks say so.
+        Err(error) if matches!(error.code(), Some("42501" | "42883" | "3F000")) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// The roles and what each may call or read, out of the schema's own text: `('{roles}', '{objects}')`.
