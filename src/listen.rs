@@ -18,7 +18,7 @@ use tokio_postgres::AsyncMessage;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::{Error, JobQueue, Target};
+use crate::{Error, Target};
 
 /// The payload of the NOTIFY by which a keeper gives its place back (`rowlock.stop_worker_v1`).
 const KEEPER_ENDED: &str = "keeper";
@@ -40,14 +40,6 @@ impl Listener {
     pub(crate) fn connected(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
-}
-
-/// Where to listen: at a URL of its own, for a pooler cannot do it, else where all else goes.
-///
-/// # Errors
-/// [`Error::Config`] for a URL that cannot be read.
-pub(crate) fn target(queue: &JobQueue, url: Option<&str>) -> Result<Target, Error> {
-    url.map_or_else(|| Ok(queue.target().clone()), Target::parse)
 }
 
 /// Listens until `end`, anew whenever it is cut off or deaf. It speaks to itself every `ping`, and waits no

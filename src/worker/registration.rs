@@ -44,7 +44,7 @@ pub(super) async fn run_registered<L: Launcher>(
     let caller = UntilLeaseEnds::new(session.clone(), heartbeat.beats.clone(), shutdown.clone(), options.grace);
     caller.bounded(launcher.start(&session, options.concurrency)).await?;
     let wakes = Wakes::default();
-    let target = listen::target(queue, options.listen_url.as_deref())?;
+    let target = options.listen.clone().unwrap_or_else(|| queue.target().clone());
     let ping = (options.lease / 3).max(Duration::from_millis(200));
     let listener = listen::listen(target, session.id(), ping, wakes.clone(), beside.clone());
     let maintainer = session.clone();
