@@ -94,7 +94,8 @@ BEGIN
       END IF;
     END IF;
     v_job := ROW(nextval('rowlock.position'), v_old.id, v_old.created_at, v_old.execute_at, v_old.queue, v_old.rank,
-      v_old.attempts, v_old.max_retries, true, v_old.type, v_old.payload, v_old.unique_key, v_old.opts, v_old.error, NULL);
+      v_old.attempts, v_old.max_retries, true, v_old.type, v_old.payload, v_old.unique_key, v_old.opts, v_old.error,
+      NULL);
     INSERT INTO tally (queue, type, retried, failed_kept, reason)
     VALUES (v_job.queue, v_job.type, 1, -(v_old.status = 'failed')::int, 'requested');
   END IF;

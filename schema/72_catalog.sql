@@ -57,8 +57,8 @@ COMMENT ON FUNCTION rowlock.backoff_problem IS 'What is wrong with the backoff o
 CREATE OR REPLACE FUNCTION rowlock.job_type_key_problem(key text, value jsonb) RETURNS text
 LANGUAGE sql STABLE SET search_path = pg_catalog, rowlock, pg_temp AS $$
   SELECT CASE
-    WHEN key IN ('name', 'queue', 'launch', 'image', 'service_account', 'on_lost_lease') AND jsonb_typeof(value) <> 'string'
-      THEN 'expected a text, got ' || jsonb_typeof(value)
+    WHEN key IN ('name', 'queue', 'launch', 'image', 'service_account', 'on_lost_lease')
+      AND jsonb_typeof(value) <> 'string' THEN 'expected a text, got ' || jsonb_typeof(value)
     ELSE CASE key
       WHEN 'name' THEN name_problem(value #>> '{}')
       WHEN 'queue' THEN name_problem(value #>> '{}')

@@ -24,7 +24,7 @@ mod text;
 mod tls;
 
 use std::{
-    fs,
+    fmt, fs,
     net::SocketAddr,
     path::{Path, PathBuf},
     pin::Pin,
@@ -82,6 +82,13 @@ impl Ready {
         }
         let tls = Tls(Arc::new(tls::client_config(&plan.tls, plan.direct)?));
         Ok(Ready { text, plan, tls, is_stale: AtomicBool::new(false) })
+    }
+}
+
+impl fmt::Debug for Target {
+    /// The string may hold a password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Target").field("host", &self.host()).finish_non_exhaustive()
     }
 }
 

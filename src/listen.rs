@@ -18,7 +18,7 @@ use tokio_postgres::{AsyncMessage, Notification};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::{Error, JobQueue, Target};
+use crate::{Error, Target};
 
 /// The channel of jobs (`rowlock.wake`): the payload is the id of the one who is woken.
 const JOBS: &str = "rowlock";
@@ -72,14 +72,6 @@ impl Listener {
     pub(crate) fn connected(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
-}
-
-/// Where to listen: at a URL of its own, for a pooler cannot do it, else where all else goes.
-///
-/// # Errors
-/// [`Error::Config`] for a URL that cannot be read.
-pub(crate) fn target(queue: &JobQueue, url: Option<&str>) -> Result<Target, Error> {
-    url.map_or_else(|| Ok(queue.target().clone()), Target::parse)
 }
 
 /// Listens until `end`, anew whenever it is cut off or deaf. `id` is the worker's or the controller's.

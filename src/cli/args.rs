@@ -15,7 +15,7 @@ use uuid::Uuid;
 use self::times::{pause, shown, span};
 pub(super) use self::{
     jobs::{Enqueue, Filter, JobsCommand},
-    running::{Controller, Dev, Explain, LogFormat, SchedulesCommand, Serve, Worker},
+    running::{Controller, Dev, Explain, Listen, LogFormat, SchedulesCommand, Serve, Worker},
 };
 use crate::{
     cluster::ClusterOptions,

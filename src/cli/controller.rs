@@ -1,6 +1,6 @@
 //! `rowlock controller`.
 
-use super::{args::Controller, output, serve, worker::stop_on_signal};
+use super::{args::Controller, database, output, serve, worker::stop_on_signal};
 use crate::{
     JobQueue,
     cluster::{Cluster, ClusterOptions, Events},
@@ -25,7 +25,7 @@ pub(super) async fn run(queue: JobQueue, place: &ClusterOptions, args: Controlle
     let mut options = controller::Options {
         lease: args.lease,
         tick: args.tick,
-        listen_url: args.listen_url,
+        listen: database::listen(args.listen)?,
         facts,
         catalog: None,
         namespace: None,

@@ -2,6 +2,7 @@
 
 use std::{env, path::PathBuf};
 
+use super::args::Listen;
 use crate::{Error, Target};
 
 /// Any of these says that libpq's variables are meant to be enough.
@@ -12,25 +13,40 @@ pub(super) const NONE: &str = "no database: give --database-url, or set DATABASE
  file that \
                                holds it goes into DATABASE_URL_FILE, and libpq's PGHOST or PGSERVICE are enough, too";
 
-/// None if nothing names a database. A flag goes before variables, and Rowlock's own variables before those that other
-/// programs read, too. Of two variables the file holds: its content can change while this process runs.
+/// None if nothing names a database. Rowlock's own variables go before those that other programs read, too.
 pub(super) fn target(url: Option<String>, file: Option<PathBuf>) -> Option<Result<Target, Error>> {
-    let variable = |name| env::var(name).ok();
-    let given = |text: &String| !text.trim().is_empty();
+    let file_elsewhere = || variable("DATABASE_URL_FILE").filter(given).map(Target::from_file);
+    let url_elsewhere = || variable("DATABASE_URL").filter(given).map(|url| Target::parse(&url));
+    let libpq = || LIBPQ.into_iter().any(|name| variable(name).is_some_and(|value| given(&value)));
+    named(url, file, "ROWLOCK_DATABASE_URL")
+        .or_else(file_elsewhere)
+        .or_else(url_elsewhere)
+        .or_else(|| libpq().then(|| Target::parse("")))
+}
+
+/// Where LISTEN connects, if it is told.
+///
+/// # Errors
+/// As [`Target::parse`] and [`Target::from_file`].
+pub(super) fn listen(args: Listen) -> Result<Option<Target>, Error> {
+    named(args.listen_url, args.listen_url_file, "ROWLOCK_LISTEN_URL").transpose()
+}
+
+/// A flag goes before variables. Of two variables the file holds: its content can change while this process runs.
+fn named(url: Option<String>, file: Option<PathBuf>, url_variable: &str) -> Option<Result<Target, Error>> {
     let file = file.filter(|file| !file.as_os_str().is_empty());
     let url = url.filter(given);
-    let is_flag = url.is_some() && url != variable("ROWLOCK_DATABASE_URL");
-    if let Some(file) = file.filter(|_| !is_flag) {
-        Some(Target::from_file(file))
-    } else if let Some(url) = url {
-        Some(Target::parse(&url))
-    } else if let Some(file) = variable("DATABASE_URL_FILE").filter(given) {
-        Some(Target::from_file(file))
-    } else if let Some(url) = variable("DATABASE_URL").filter(given) {
-        Some(Target::parse(&url))
-    } else if LIBPQ.into_iter().any(|name| variable(name).is_some_and(|value| given(&value))) {
-        Some(Target::parse(""))
-    } else {
-        None
+    let is_flag = url.is_some() && url != variable(url_variable);
+    match file.filter(|_| !is_flag) {
+        Some(file) => Some(Target::from_file(file)),
+        None => url.map(|url| Target::parse(&url)),
     }
+}
+
+fn variable(name: &str) -> Option<String> {
+    env::var(name).ok()
+}
+
+fn given(text: &String) -> bool {
+    !text.trim().is_empty()
 }

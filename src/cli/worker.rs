@@ -6,6 +6,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{
     args::Worker,
+    database,
     output::{self, Output},
     serve,
 };
@@ -29,7 +30,7 @@ pub(super) async fn run(queue: JobQueue, out: &Output, place: &ClusterOptions, a
         grace: args.grace,
         stop_when_empty: args.stop_when_empty,
         name: None,
-        listen_url: args.listen_url,
+        listen: database::listen(args.listen)?,
     };
     let launch = LaunchOptions {
         accept: args.launch,

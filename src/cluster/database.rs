@@ -1,13 +1,13 @@
 //! The way from outside a cluster to the database of a release: a Secret tells its controller the URL, and this user
 //! may be able to read that Secret.
 
-use std::{collections::BTreeSet, net::SocketAddr};
+use std::{collections::BTreeSet, net::SocketAddr, path::Path};
 
 use k8s_openapi::{
     ByteString,
     api::{
         apps::v1::Deployment,
-        core::v1::{Secret, Service},
+        core::v1::{Container, EnvVar, PodSpec, Secret, Service},
         discovery::v1::EndpointSlice,
     },
 };
@@ -20,6 +20,8 @@ use crate::{Error, Target};
 const CONTROLLERS: &str = "app.kubernetes.io/part-of=rowlock,app.kubernetes.io/component=controller";
 /// A container has the URL of the database in one of these variables.
 const VARIABLES: [&str; 2] = ["ROWLOCK_DATABASE_URL", "DATABASE_URL"];
+/// Or one of these names a file of the container that holds it.
+const FILES: [&str; 2] = ["ROWLOCK_DATABASE_URL_FILE", "DATABASE_URL_FILE"];
 const INSTEAD: &str = "set DATABASE_URL instead";
 
 /// There is no way to the database.
@@ -149,13 +151,33 @@ impl Cluster {
 
 /// The Secrets, each with a key, from which a controller has the database's URL.
 fn secrets(controller: &Deployment) -> Vec<(String, String)> {
-    let spec = controller.spec.as_ref().and_then(|s| s.template.spec.as_ref());
-    let containers = spec.map_or(&[][..], |s| &s.containers);
-    let env = containers.iter().flat_map(|c| c.env.iter().flatten());
-    env.filter(|v| VARIABLES.contains(&v.name.as_str()))
-        .filter_map(|v| v.value_from.as_ref()?.secret_key_ref.as_ref())
-        .map(|r| (r.name.clone(), r.key.clone()))
-        .collect()
+    let Some(spec) = controller.spec.as_ref().and_then(|s| s.template.spec.as_ref()) else { return Vec::new() };
+    let of_container = |c: &Container| -> Vec<(String, String)> {
+        let env = c.env.iter().flatten();
+        env.filter_map(|variable| in_variable(variable).or_else(|| in_file(variable, c, spec))).collect()
+    };
+    spec.containers.iter().flat_map(of_container).collect()
+}
+
+fn in_variable(variable: &EnvVar) -> Option<(String, String)> {
+    let from = variable.value_from.as_ref()?.secret_key_ref.as_ref()?;
+    VARIABLES.contains(&variable.name.as_str()).then(|| (from.name.clone(), from.key.clone()))
+}
+
+/// The file that a variable names, if it is the key of a Secret that is mounted there.
+fn in_file(variable: &EnvVar, container: &Container, spec: &PodSpec) -> Option<(String, String)> {
+    let file = variable.value.as_deref().filter(|_| FILES.contains(&variable.name.as_str()))?;
+    let (mount, path) = container.volume_mounts.iter().flatten().find_map(|mount| {
+        let path = Path::new(file).strip_prefix(&mount.mount_path).ok()?;
+        Some((mount, Path::new(mount.sub_path.as_deref().unwrap_or_default()).join(path)))
+    })?;
+    let volume = spec.volumes.iter().flatten().find(|volume| volume.name == mount.name)?;
+    let secret = volume.secret.as_ref()?;
+    let key = match &secret.items {
+        Some(items) => items.iter().find(|item| Path::new(&item.path) == path)?.key.clone(),
+        None => path.to_str()?.to_owned(),
+    };
+    Some((secret.secret_name.clone()?, key))
 }
 
 fn one_of(found: BTreeSet<(String, String)>, namespace: &str) -> Result<(String, String), LocateError> {
@@ -233,6 +255,35 @@ mod tests {
         }}))
         .unwrap();
         assert_eq!(secrets(&controller), [("db".to_owned(), "url".to_owned())]);
+    }
+
+    #[test]
+    fn the_secret_is_the_one_that_is_mounted_where_the_controller_reads_its_file() {
+        let of = |file: &str, mount: serde_json::Value, secret: serde_json::Value| {
+            let controller: Deployment = serde_json::from_value(serde_json::json!({"spec": {
+                "selector": {},
+                "template": {"spec": {
+                    "containers": [{"name": "controller", "env": [
+                        {"name": "ROWLOCK_LISTEN_URL_FILE", "value": "/etc/rowlock/listen"},
+                        {"name": "ROWLOCK_DATABASE_URL_FILE", "value": file},
+                    ], "volumeMounts": [{"name": "other", "mountPath": "/etc/other"}, mount]}],
+                    "volumes": [{"name": "other", "emptyDir": {}}, {"name": "db", "secret": secret}],
+                }},
+            }}))
+            .unwrap();
+            secrets(&controller)
+        };
+        let mount = serde_json::json!({"name": "db", "mountPath": "/etc/rowlock"});
+        let items = serde_json::json!({"secretName": "s", "items": [{"key": "pooled", "path": "url"}]});
+        let all = serde_json::json!({"secretName": "s"});
+        let found = |key: &str| vec![("s".to_owned(), key.to_owned())];
+        assert_eq!(of("/etc/rowlock/url", mount.clone(), items.clone()), found("pooled"));
+        assert_eq!(of("/etc/rowlock/url", mount.clone(), all.clone()), found("url"));
+        let alone = serde_json::json!({"name": "db", "mountPath": "/url", "subPath": "pooled"});
+        assert_eq!(of("/url", alone, all.clone()), found("pooled"));
+        for elsewhere in ["/etc/rowlock2/url", "/etc/other/url", "/etc/rowlock/direct"] {
+            assert_eq!(of(elsewhere, mount.clone(), items.clone()), [], "{elsewhere}");
+        }
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Whether the server is away for everybody, or only out of this program's reach.
 //!
 //! A worker that alone is cut off must end its jobs before another begins them. While the server is away nobody begins
-//! anything, and after its return every lease begins anew (`rowlock.renew_leases`). Seen from a worker, both begin with a
-//! connection that fails. Two things tell them apart: the last word of a server that stops, which no broken wire can
+//! anything, and after its return every lease begins anew (`rowlock.renew_leases`). Seen from a worker, both begin with
+//! a connection that fails. Two things tell them apart: the last word of a server that stops, which no broken wire can
 //! say, and the refusals of its system after that. A silence tells nothing, and neither does a refusal alone: it may be
 //! a proxy's.
 

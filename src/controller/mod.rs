@@ -76,7 +76,7 @@ pub struct Options {
     /// The time between two reconciliations when nothing wakes the controller.
     pub tick: Duration,
     /// A direct connection for LISTEN, where the usual one goes through a pooler.
-    pub listen_url: Option<String>,
+    pub listen: Option<crate::Target>,
     /// The controller leaves the facts about itself here, for [`crate::http`].
     pub facts: Facts,
     /// The cluster whose labelled ConfigMaps are the catalogue.
@@ -90,7 +90,7 @@ impl Default for Options {
         Options {
             lease: Duration::from_secs(15),
             tick: Duration::from_secs(1),
-            listen_url: None,
+            listen: None,
             facts: Facts::new("controller"),
             catalog: None,
             namespace: None,
@@ -119,7 +119,7 @@ pub async fn run<T: Target>(queue: JobQueue, target: T, options: Options, end: C
     let store = Store::new(&queue, ending.clone());
     let (terms, term) = watch::channel(None);
     let wakes = Wakes::default();
-    let address = listen::target(&queue, options.listen_url.as_deref())?;
+    let address = options.listen.unwrap_or_else(|| queue.target().clone());
     listen::listen(address, id, wakes.clone(), end.clone());
     let tasks = TaskTracker::new();
     let name = lead::name_in(&SessionOptions::default().name, options.namespace.as_deref());

@@ -59,8 +59,7 @@ pub async fn run(
     launch: LaunchOptions,
     shutdown: impl Into<Shutdown>,
 ) -> Result<WorkerSummary, Error> {
-    let mut databases = vec![queue.target().clone()];
-    databases.extend(options.listen_url.as_deref().map(Target::parse).transpose()?);
+    let databases: Vec<Target> = std::iter::once(queue.target().clone()).chain(options.listen.clone()).collect();
     environment::report_exposed(&databases);
     let commands = Commands::new(queue.clone(), launch, environment::withheld(&databases))?;
     worker::run(&queue, &options, commands, &shutdown.into()).await

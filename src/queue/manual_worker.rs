@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::sleep_until};
 use uuid::Uuid;
 
 use super::{
@@ -76,7 +76,7 @@ impl ManualWorker {
                 },
                 () = tokio::time::sleep(pause), if busy => {}
                 () = lease_end(self.registration.as_ref()) => self.lose_lease(),
-                () = tokio::time::sleep_until((self.used_at + self.registrar.options.lease).into()), if self.is_idle() => {
+                () = sleep_until((self.used_at + self.registrar.options.lease).into()), if self.is_idle() => {
                     self.deregister().await;
                 }
             }

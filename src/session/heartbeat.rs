@@ -20,8 +20,8 @@ use crate::{Error, connect::presence::Presence};
 pub(crate) struct Beat {
     /// Until then nobody else can begin the worker's jobs.
     pub deadline: Instant,
-    /// The database's own deadline. [`Beat::deadline`] is later while the server is away for everybody: then every lease
-    /// begins anew with the server's return.
+    /// The database's own deadline. [`Beat::deadline`] is later while the server is away for everybody: then every
+    /// lease begins anew with the server's return.
     pub granted: Instant,
     /// Since when the controller wants this worker to drain.
     pub draining: Option<Instant>,

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::{Session, end, keys, read::CLAIM_COLUMNS};
 use crate::{ClaimedJob, Error, hints::HintArgs};
 
-/// What a call is to claim.
+/// The claim that a call makes.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Wanted {
     pub max: usize,

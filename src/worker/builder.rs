@@ -5,7 +5,7 @@ use std::{fmt, pin::pin, time::Duration};
 use serde::Serialize;
 
 use super::{Handler, JobContext, Shutdown, TypedJob, WorkerOptions, WorkerSummary, handlers::Handlers};
-use crate::{Error, Failure, Job, JobQueue};
+use crate::{Error, Failure, Job, JobQueue, Target};
 
 /// A worker that runs handlers in this process. It registers, sleeps until NOTIFY wakes it, extends its lease, obeys
 /// cancellations and drains as `rowlock worker` does, and the controller counts it as any other.
@@ -57,6 +57,7 @@ impl Worker {
             handlers: Handler::default(),
             last: None,
             mistake: None,
+            listen_url: None,
         }
     }
 
@@ -96,6 +97,7 @@ pub struct WorkerBuilder {
     last: Option<String>,
     /// The first thing that is wrong.
     mistake: Option<&'static str>,
+    listen_url: Option<String>,
 }
 
 impl WorkerBuilder {
@@ -131,7 +133,7 @@ impl WorkerBuilder {
 
     /// A direct connection for LISTEN, where the queue's own goes through a pooler.
     pub fn listen_url(mut self, url: impl Into<String>) -> Self {
-        self.options.listen_url = Some(url.into());
+        self.listen_url = Some(url.into());
         self
     }
 
@@ -202,6 +204,7 @@ impl WorkerBuilder {
         } else {
             self.mistake
         };
+        self.options.listen = self.listen_url.as_deref().map(Target::parse).transpose()?;
         match mistake {
             Some(mistake) => Err(Error::Config(mistake.into())),
             None => Ok(Worker { queue: self.queue, options: self.options, handlers: self.handlers }),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::session::outcome::Verdict;
+use crate::{Target, session::outcome::Verdict};
 
 /// How a worker works, whatever runs its jobs.
 #[derive(Debug, Clone)]
@@ -26,7 +26,7 @@ pub struct WorkerOptions {
     /// The name people see; by default the Pod's, or host and process id.
     pub name: Option<String>,
     /// A direct connection for LISTEN, where the usual one goes through a pooler.
-    pub listen_url: Option<String>,
+    pub listen: Option<Target>,
 }
 
 impl Default for WorkerOptions {
@@ -39,7 +39,7 @@ impl Default for WorkerOptions {
             grace: Duration::from_secs(30),
             stop_when_empty: false,
             name: None,
-            listen_url: None,
+            listen: None,
         }
     }
 }

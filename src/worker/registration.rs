@@ -40,7 +40,7 @@ pub(super) async fn run_registered<L: Launcher>(
     let _end_beside = beside.clone().drop_guard();
     let enforcer = launcher.clone();
     let lease_until = move |deadline| enforcer.lease_until(deadline);
-    let target = listen::target(queue, options.listen_url.as_deref())?;
+    let target = options.listen.clone().unwrap_or_else(|| queue.target().clone());
     // Behind a pooler only the direct way to the server tells whether the server is there.
     let presence = target.presence().clone();
     let heartbeat = Heartbeat::start(session.clone(), presence, shutdown.drain.clone(), lease_until);

@@ -1,5 +1,5 @@
-//! Suspects: jobs that have lost two workers already. An engine runs a suspect with nothing beside it, so that a job that
-//! kills its worker takes no other job along, and the database can tell that job from its neighbours.
+//! Suspects: jobs that have lost two workers already. An engine runs a suspect with nothing beside it, so that a job
+//! that kills its worker takes no other job along, and the database can tell that job from its neighbours.
 
 use std::time::{Duration, Instant};
 
@@ -44,8 +44,8 @@ impl Suspects {
         self.running.is_some() || self.waiting.is_some()
     }
 
-    /// Takes the first suspect of a claim. Beside it nothing starts: an idle engine releases the others, a busy one lets
-    /// the suspect wait.
+    /// Takes the first suspect of a claim. Beside it nothing starts: an idle engine releases the others, a busy one
+    /// lets the suspect wait.
     pub(super) fn sort(
         &mut self,
         mut jobs: Vec<ClaimedJob>,

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use rowlock::{JobQueue, worker};
+use rowlock::{JobQueue, Target, worker};
 use serde_json::json;
 use uuid::Uuid;
 
@@ -42,7 +42,7 @@ async fn a_listener_on_a_dead_wire_costs_latency_only_and_comes_back() {
         poll: Duration::from_secs(2),
         // The listener's pings follow it.
         lease: Duration::from_millis(1500),
-        listen_url: Some(proxy.url(&db.url)),
+        listen: Some(Target::parse(&proxy.url(&db.url)).unwrap()),
         ..options()
     };
     let working = Working::start(&q, options);

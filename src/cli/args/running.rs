@@ -38,14 +38,24 @@ pub(in crate::cli) struct Worker {
     /// How long a Pod's image may not be found before its job has failed.
     #[arg(long, env = "ROWLOCK_POD_PULL", value_parser = humantime::parse_duration, default_value = "90s")]
     pub pod_pull: Duration,
-    /// A direct connection for LISTEN, where the database URL is a pooler's.
-    #[arg(long, env = "ROWLOCK_LISTEN_URL", hide_env_values = true)]
-    pub listen_url: Option<String>,
+    #[command(flatten)]
+    pub listen: Listen,
     /// End when standard input does: whoever started it holds the other end.
     #[arg(long, hide = true)]
     pub leash: bool,
     #[command(flatten)]
     pub serve: Serve,
+}
+
+/// Where to LISTEN.
+#[derive(clap::Args)]
+pub(in crate::cli) struct Listen {
+    /// A direct connection for LISTEN, where the database URL is a pooler's.
+    #[arg(long, env = "ROWLOCK_LISTEN_URL", hide_env_values = true, value_name = "URL")]
+    pub listen_url: Option<String>,
+    /// A file with that URL, which is read again for each connection.
+    #[arg(long, env = "ROWLOCK_LISTEN_URL_FILE", value_name = "FILE")]
+    pub listen_url_file: Option<PathBuf>,
 }
 
 /// Flags of every process that goes on for long.
@@ -143,9 +153,8 @@ pub(in crate::cli) struct Controller {
     /// Between two looks at the demand.
     #[arg(long, env = "ROWLOCK_TICK", value_parser = pause, default_value = shown(controller::Options::default().tick))]
     pub tick: Duration,
-    /// A direct connection for LISTEN, where the database URL is a pooler's.
-    #[arg(long, env = "ROWLOCK_LISTEN_URL", hide_env_values = true)]
-    pub listen_url: Option<String>,
+    #[command(flatten)]
+    pub listen: Listen,
     /// The Helm release it belongs to: what Helm made for another one is left alone.
     #[arg(long, env = "ROWLOCK_RELEASE")]
     pub release: Option<String>,
