@@ -53,8 +53,7 @@ fn fail(detail: impl Into<String>) -> Verdict {
 fn migrate(f: &Facts) -> String {
     let mut first = Vec::new();
     // The checks say what to do: a migration is refused until then.
-    let obstacles: [(&str, fn(&Facts) -> Verdict); 3] =
-        [("server", server), ("primary", primary), ("encoding", encoding)];
+    let obstacles: [Rule; 3] = [("server", server), ("primary", primary), ("encoding", encoding)];
     let in_the_way = obstacles.iter().find(|(_, check)| matches!(check(f), Some((State::Fail, _))));
     first.extend(in_the_way.map(|(name, _)| format!("mend the fault of {name}")));
     let missing: Vec<&str> = ROLES.into_iter().filter(|role| !f.roles.iter().any(|r| r == role)).collect();
