@@ -16,7 +16,7 @@ transactions: GRANT pg_read_all_stats to it. Internal.';
 CREATE OR REPLACE FUNCTION rowlock.metrics_jobs()
 RETURNS TABLE (what text, queue text, type text, label text, value float8)
 LANGUAGE plpgsql STABLE SET search_path = pg_catalog, rowlock, pg_temp
-  SET plan_cache_mode = force_generic_plan SET jit = off SET enable_seqscan = off AS $$
+  SET plan_cache_mode = force_generic_plan SET jit = off SET enable_nestloop = off AS $$
 #variable_conflict use_column
 BEGIN
   RETURN QUERY
