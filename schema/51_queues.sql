@@ -23,12 +23,56 @@ COMMENT ON VIEW rowlock.queues IS
 jobs, scheduled those for later, failed those still in history; oldest_age_seconds is how long the first due job has
 waited.';
 
+-- Which types are told apart, in demand and in metrics -----------------------------------------
+
+CREATE OR REPLACE FUNCTION rowlock.label_room(room text) RETURNS int8
+LANGUAGE sql STABLE SET search_path = pg_catalog, rowlock, pg_temp AS $$
+  SELECT GREATEST(CASE label_room.room WHEN 'catalogue' THEN 1000 WHEN 'reason' THEN 50 ELSE 100 END
+    - (SELECT count(*) FROM label l WHERE l.room = label_room.room), 0)
+$$;
+COMMENT ON FUNCTION rowlock.label_room IS
+'How many more names get a label of their own: 1000 types of the catalogue, 100 worked ones (a job of them completed, so
+a worker knows them), 100 guests (all other types, as they come: an enqueuer may invent them), 50 reasons. Internal.';
+
+CREATE OR REPLACE FUNCTION rowlock.labels_due(types text[], worked boolean[], reasons text[])
+RETURNS TABLE (kind text, name text, room text)
+LANGUAGE sql STABLE SET search_path = pg_catalog, rowlock, pg_temp
+  SET jit = off SET enable_seqscan = on SET enable_nestloop = off AS $$
+  SELECT f.kind, f.name, f.room
+    FROM (SELECT n.kind, n.name, n.room, r.free,
+                 row_number() OVER (PARTITION BY n.room ORDER BY n.name COLLATE "C") AS place
+            FROM (SELECT 'type' AS kind, u.name,
+                         CASE WHEN t.name IS NOT NULL THEN 'catalogue' WHEN u.worked THEN 'worked'
+                              ELSE 'guest' END AS room
+                    FROM unnest(types, worked) u(name, worked) LEFT JOIN job_type t ON t.name = u.name
+                  UNION ALL SELECT 'reason', u.name, 'reason' FROM unnest(reasons) u(name)) n
+            JOIN (SELECT o.room, label_room(o.room) AS free
+                    FROM unnest('{catalogue, worked, guest, reason}'::text[]) o(room) OFFSET 0) r
+              ON r.room = n.room AND r.free > 0
+           WHERE NOT EXISTS (SELECT FROM label l WHERE l.kind = n.kind AND l.name = n.name)) f
+   WHERE f.place <= f.free
+$$;
+COMMENT ON FUNCTION rowlock.labels_due IS
+'Which of these types and reasons, each given once, get a label of their own now. Internal.';
+
+CREATE OR REPLACE FUNCTION rowlock.due_types() RETURNS text[]
+LANGUAGE sql STABLE SET search_path = pg_catalog, rowlock, pg_temp
+  SET jit = off SET enable_seqscan = on SET enable_nestloop = off AS $$
+  SELECT coalesce(array_agg(d.name), '{}')
+    FROM (SELECT array_agg(c.type) AS types, array_agg(c.worked) AS worked
+            FROM (SELECT y.type, bool_or(y.completed > 0) AS worked FROM tally y GROUP BY y.type) c) a
+    CROSS JOIN LATERAL labels_due(a.types, a.worked, NULL) d
+$$;
+COMMENT ON FUNCTION rowlock.due_types IS
+'The types that get a label with the next fold: whoever reads before it shows them alike. Internal.';
+
 CREATE OR REPLACE FUNCTION rowlock.demand() RETURNS TABLE (queue text, type text, pending int8, scheduled int8,
   running int8, enqueued int8, completed int8, failed int8, cancelled int8, retried int8)
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp AS $$
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp
+  SET jit = off SET enable_seqscan = on SET enable_nestloop = off AS $$
   SELECT q.name, coalesce(n.type, 'other'), sum(c.pending)::int8, sum(c.scheduled)::int8, sum(c.running)::int8,
-         sum(c.enqueued)::int8,
-         sum(c.completed)::int8, sum(c.failed)::int8, sum(c.cancelled)::int8, sum(c.retried)::int8
+         sum(c.enqueued)::int8, sum(c.completed)::int8, sum(c.failed)::int8, sum(c.cancelled)::int8,
+         sum(c.retried)::int8
     FROM (SELECT queue, type, pending, scheduled, running, enqueued, completed, failed, cancelled, retried FROM total
           UNION ALL
           SELECT queue, type, pending, scheduled, running, enqueued, completed, failed, cancelled, retried FROM tally) c

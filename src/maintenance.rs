@@ -87,12 +87,16 @@ async fn follow(turn: Duration, signs: &KeeperSigns) {
     loop {
         let heard_at = signs.heard_at();
         let silent = heard_at.map_or(asked_at, |at| at + SILENCE + turn).max(asked_at + ASK_INTERVAL);
-        tokio::select! {
-            () = sleep_until(silent.into()) => {}
-            // Whoever is first gives a sign, and the others go on as before.
-            () = signs.ended.notified() => sleep(turn / 4).await,
-        }
-        if signs.heard_at().is_none_or(|at| Some(at) == heard_at) {
+        let last = tokio::select! {
+            () = sleep_until(silent.into()) => heard_at,
+            () = signs.ended.notified() => {
+                let last = signs.heard_at();
+                // Whoever is first gives a sign, and the others go on as before.
+                sleep(turn / 4).await;
+                last
+            }
+        };
+        if signs.heard_at().is_none_or(|at| Some(at) == last) {
             return;
         }
     }

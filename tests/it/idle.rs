@@ -147,7 +147,7 @@ async fn one_job_wakes_one_worker_and_the_next_job_the_next() {
     for worker in [a, b, c] {
         db.run(&format!("SELECT rowlock.subscribe_v1('{worker}', '{{default}}')")).await;
     }
-    let batch = r#"[{"type": "t"}, {"type": "t", "execute_at": "2100-01-01T00:00:00Z"}, {"type": "t"},
+    let batch = r#"[{"type": "t"}, {"type": "t", "opts": {"delay_seconds": 3600}}, {"type": "t"},
                     {"type": "t", "opts": {"notify": false}}]"#;
     db.run(&format!("SELECT rowlock.enqueue_many('{batch}')")).await;
     assert_eq!(listening.heard().await.len(), 2);

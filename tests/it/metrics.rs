@@ -183,8 +183,9 @@ async fn a_hundred_thousand_invented_types_cost_the_readers_little() {
     db.run("SELECT rowlock.fold()").await;
     let folded = times().await;
     println!("metrics and observe: {unfolded:?} before the fold, {folded:?} after it");
-    for took in unfolded.iter().chain(&folded) {
-        assert!(*took < std::time::Duration::from_secs(3), "{unfolded:?}, {folded:?}");
+    // It was a minute. Until the fold the new names are sorted for their labels.
+    for (times, bound) in [(&unfolded, 10), (&folded, 3)] {
+        assert!(times.iter().all(|t| t.as_secs() < bound), "{unfolded:?}, {folded:?}");
     }
     let seen: serde_json::Value = db.one("SELECT rowlock.observe_v1('{default}')", &[]).await;
     let types = seen["types"].as_array().unwrap();
