@@ -65,6 +65,7 @@ mod proxy;
 #[cfg(feature = "cli")]
 mod roles;
 mod rounds;
+mod selectors;
 #[cfg(feature = "cli")]
 mod simulate;
 mod strangers;
