@@ -16,5 +16,6 @@ mod many;
 mod node;
 mod pods;
 mod pods_causes;
+mod pods_others;
 mod proxy;
 mod scale_in;
