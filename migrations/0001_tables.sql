@@ -308,6 +308,14 @@ CREATE TABLE rowlock.keeper (
 ) WITH (fillfactor = 20);
 INSERT INTO rowlock.keeper DEFAULT VALUES;
 
+-- One row, which never changes: the name of this queue among others, on whatever is made for it outside of the
+-- database. A copy of the database has it, too, and so it finds what was made.
+CREATE TABLE rowlock.identity (
+  one      boolean PRIMARY KEY DEFAULT true CHECK (one),
+  database uuid NOT NULL DEFAULT gen_random_uuid()
+);
+INSERT INTO rowlock.identity DEFAULT VALUES;
+
 -- The controller ------------------------------------------------------------------------------
 
 -- One row. Each reign has a number of its own, and every write of a leader names its: one that was frozen

@@ -233,3 +233,11 @@ END $$;
 COMMENT ON FUNCTION rowlock.active_jobs_v1 IS
 'Of up to 10000 jobs, those that run or are due: do not delete what these jobs have outside of the database, such as
 their Pods. One that has ended, or waits for its time, is not among them. SQLSTATEs: RL021. Locks: none.';
+
+CREATE OR REPLACE FUNCTION rowlock.database_v1() RETURNS uuid
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp AS $$
+  SELECT i.database FROM identity i
+$$;
+COMMENT ON FUNCTION rowlock.database_v1 IS
+'The id of this database, made when its schema was: whose the things are that exist outside of it, such as the Pods of
+its jobs. A copy of a database has the id of the original. Locks: none.';

@@ -77,10 +77,16 @@ reasons! {
     ContainerConfig = "container_config",
     /// A container of the Pod could not be started.
     StartFailed = "start_failed",
-    /// A policy of the cluster refused the Pod.
+    /// A policy of the cluster, or a webhook, refused the Pod.
     AdmissionRefused = "admission_refused",
+    /// The namespace's limits refused the Pod.
+    LimitRange = "limit_range",
+    /// The worker may not make the Pod.
+    Forbidden = "forbidden",
     /// The cluster refused the Pod otherwise.
     PodRefused = "pod_refused",
+    /// Another Pod has the name of the job's Pod, and does not go.
+    PodInTheWay = "pod_in_the_way",
     /// The job succeeded, but its long result was not on the log.
     ResultLost = "result_lost",
     /// The worker's machine lacks something, or cannot keep the job's files.

@@ -36,7 +36,15 @@ pub(super) async fn run(queue: JobQueue, out: &Output, place: &ClusterOptions, a
         accept: args.launch,
         guardian: Some(super::install::this_program()?),
         cluster,
-        pods: PodOptions { image: args.pod_image, grace: args.grace, pending: args.pod_pending, pull: args.pod_pull },
+        pods: PodOptions {
+            image: args.pod_image,
+            grace: args.grace,
+            pending: args.pod_pending,
+            pull: args.pod_pull,
+            job_pods: args.job_pods,
+            owner: args.pod_owner,
+            keep_failed: args.pod_keep_failed.min(PodOptions::LONGEST_KEEP),
+        },
         facts: facts.clone(),
     };
     launch.check()?;

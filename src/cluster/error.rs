@@ -55,7 +55,7 @@ pub enum ClusterError {
 }
 
 impl ClusterError {
-    pub(super) fn of(what: &str, error: kube::Error) -> ClusterError {
+    pub(crate) fn of(what: &str, error: kube::Error) -> ClusterError {
         let what = what.to_owned();
         let status = match error {
             kube::Error::Api(status) => status,
@@ -63,6 +63,8 @@ impl ClusterError {
         };
         let (code, message) = (status.code, status.message.clone());
         match code {
+            // A webhook answers with the code that it likes, which says nothing of the object or of the API server.
+            _ if is_webhooks(&message) => ClusterError::Refused { what, code, message },
             404 => ClusterError::NotFound(what),
             409 if status.is_already_exists() => ClusterError::Exists(what),
             409 => ClusterError::Conflict(what),
@@ -81,6 +83,11 @@ impl ClusterError {
     pub fn is_away(&self) -> bool {
         matches!(self, ClusterError::Late { .. } | ClusterError::Away { .. })
     }
+}
+
+/// Whether an admission webhook looked at the object and refused it.
+fn is_webhooks(message: &str) -> bool {
+    message.starts_with("admission webhook ") && message.contains(" denied the request")
 }
 
 /// An error with its causes: an error of the transport says only in its last cause what happened.
@@ -117,6 +124,12 @@ mod tests {
             assert!(api(code, "Busy").is_away(), "{code}");
         }
         assert!(!api(404, "NotFound").is_away());
+        for code in [400, 403, 404, 409, 422, 429, 500] {
+            let message = "admission webhook \"a.b.c\" denied the request: no";
+            let status = kube::core::Status::failure(message, "AlreadyExists").with_code(code);
+            let error = ClusterError::of("create pod a", kube::Error::Api(status.boxed()));
+            assert!(matches!(error, ClusterError::Refused { .. }), "a webhook's {code}");
+        }
         assert_eq!(api(422, "Invalid").to_string(), "get pod a: refused with 422: a sentence");
     }
 }

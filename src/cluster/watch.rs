@@ -43,6 +43,8 @@ struct State<K> {
     /// The objects of a list that is not complete yet.
     coming: BTreeMap<String, Arc<K>>,
     complete: bool,
+    /// The objects may be out of date: the watch is being made anew.
+    is_broken: bool,
     gone: VecDeque<Arc<K>>,
 }
 
@@ -81,11 +83,14 @@ impl Cluster {
                         if !std::mem::replace(&mut well, true) {
                             tracing::info!(kind, "watching again");
                         }
-                        if lock(&shared).apply(event) {
+                        let mut shared = lock(&shared);
+                        shared.is_broken = false;
+                        if shared.apply(event) {
                             changed.notify_one();
                         }
                     }
                     Some(Err(error)) => {
+                        lock(&shared).is_broken = true;
                         // It is logged once, and tried again for as long as it takes.
                         if std::mem::replace(&mut well, false) {
                             tracing::warn!(kind, %error, "the watch broke; what was seen last holds");
@@ -116,6 +121,18 @@ impl<K> Watched<K> {
         state.complete.then(|| state.objects.values().cloned().collect())
     }
 
+    /// Whether the objects are as the API server has them, but for a moment.
+    ///
+    /// ```no_run
+    /// # fn f(pods: &rowlock::cluster::Watched<k8s_openapi::api::core::v1::Pod>) {
+    /// println!("{}", if pods.is_well() { "as it is" } else { "as it was" });
+    /// # }
+    /// ```
+    pub fn is_well(&self) -> bool {
+        let state = lock(&self.state);
+        state.complete && !state.is_broken
+    }
+
     /// The object with this UID.
     ///
     /// ```no_run
@@ -143,7 +160,13 @@ impl<K> Watched<K> {
 
 impl<K> Default for State<K> {
     fn default() -> Self {
-        State { objects: BTreeMap::new(), coming: BTreeMap::new(), complete: false, gone: VecDeque::new() }
+        State {
+            objects: BTreeMap::new(),
+            coming: BTreeMap::new(),
+            complete: false,
+            is_broken: false,
+            gone: VecDeque::new(),
+        }
     }
 }
 

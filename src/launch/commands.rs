@@ -90,7 +90,13 @@ impl Launcher for Commands {
         let guardian = guardian.map(|program| Guardian::start(program, session.id(), groups.clone()));
         let guardian = guardian.transpose().map_err(|e| cannot_start("the guardian", &e))?;
         let cluster = self.options.cluster.as_ref().filter(|_| self.options.accept.contains(&Kind::Pod));
-        let pods = cluster.map(|cluster| Pods::start(cluster.clone(), self.options.pods.clone()));
+        let pods = match cluster {
+            Some(cluster) => {
+                let database = pod::database_id(&self.queue).await?;
+                Some(Pods::start(cluster.clone(), self.options.pods.clone(), database, places))
+            }
+            None => None,
+        };
         let sweeper = pods.clone().map(|pods| tokio::spawn(pods.sweep(self.queue.clone())));
         let registered = Arc::new(Registered {
             types: JobTypes::load(&self.queue).await?,
@@ -139,6 +145,7 @@ impl Launcher for Commands {
             registered.groups.set_deadline(deadline);
         }
         self.options.facts.tick(Instant::now());
+        self.host.look(Instant::now());
     }
 
     fn runs_beside_the_worker(&self, job: &ClaimedJob) -> bool {

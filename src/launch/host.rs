@@ -1,6 +1,8 @@
-//! Faults of this machine: no job is to blame for them. After one, the worker claims nothing for a while.
+//! Faults of this machine, and refusals of the cluster: no job is to blame for them. After a fault the worker claims
+//! nothing for a while. While the jobs of a type are refused, the worker is not ready, and runs the others.
 
 use std::{
+    collections::BTreeMap,
     io,
     sync::{Mutex, MutexGuard},
     time::{Duration, Instant},
@@ -10,6 +12,8 @@ use rustix::io::Errno;
 
 use crate::metrics::Facts;
 
+/// A refusal that nobody repeats for so long is forgotten: it may be that no such job is left.
+const REFUSAL_HOLDS: Duration = Duration::from_secs(300);
 /// After the first fault, and at most; each further one in a row doubles the pause.
 const PAUSE: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
@@ -23,6 +27,17 @@ pub(super) struct Host {
 struct State {
     faults: u32,
     paused_until: Option<Instant>,
+    fault: Option<String>,
+    /// The types whose jobs cannot run here now: since when nobody said so again, and why.
+    refused: BTreeMap<String, (Instant, String)>,
+}
+
+impl State {
+    /// The reason for which the worker is not ready.
+    fn problem(&self) -> Option<String> {
+        let refused = || self.refused.iter().next().map(|(name, (_, why))| format!("jobs of type {name}: {why}"));
+        self.fault.clone().or_else(refused)
+    }
 }
 
 impl Host {
@@ -40,15 +55,41 @@ impl Host {
             state.paused_until = Some(now + pause(state.faults));
             state.faults += 1;
         }
-        self.facts.set_problem(Some(why.to_owned()));
+        state.fault = Some(why.to_owned());
+        self.facts.set_problem(state.problem());
     }
 
     /// A command was started after the last pause.
     pub(super) fn works(&self) {
         let mut state = self.state();
         if state.paused_until.is_some_and(|until| until <= Instant::now()) {
-            *state = State::default();
-            self.facts.set_problem(None);
+            (state.faults, state.paused_until, state.fault) = (0, None, None);
+            self.facts.set_problem(state.problem());
+        }
+    }
+
+    /// The jobs of this type are refused by something that is not the type's own.
+    pub(super) fn refused(&self, name: &str, why: &str) {
+        let mut state = self.state();
+        state.refused.insert(name.to_owned(), (Instant::now(), why.to_owned()));
+        self.facts.set_problem(state.problem());
+    }
+
+    /// A job of this type was not refused.
+    pub(super) fn accepted(&self, name: &str) {
+        let mut state = self.state();
+        if state.refused.remove(name).is_some() {
+            self.facts.set_problem(state.problem());
+        }
+    }
+
+    /// Forgets what was not said again for long. Called now and then.
+    pub(super) fn look(&self, now: Instant) {
+        let mut state = self.state();
+        let before = state.refused.len();
+        state.refused.retain(|_, (at, _)| now.saturating_duration_since(*at) < REFUSAL_HOLDS);
+        if state.refused.len() < before {
+            self.facts.set_problem(state.problem());
         }
     }
 
@@ -111,5 +152,25 @@ mod tests {
         host.works();
         assert!(host.paused_until().is_none() && facts.known().problem.is_none());
         assert_eq!([0, 1, 4, 5, 99].map(|n| pause(n).as_secs()), [1, 2, 16, 30, 30]);
+    }
+    #[test]
+    fn a_refused_type_is_a_problem_until_it_is_accepted_or_nobody_asks_for_it() {
+        let facts = Facts::new("worker");
+        let host = Host::new(facts.clone());
+        let problem = || facts.known().problem.unwrap_or_default();
+        host.refused("a", "a policy");
+        host.refused("b", "a webhook");
+        assert!(host.paused_until().is_none(), "others run");
+        assert!(problem().contains("type a: a policy"));
+        host.accepted("a");
+        host.failed("no descriptors");
+        assert_eq!(problem(), "no descriptors");
+        host.state().paused_until = Some(Instant::now());
+        host.works();
+        assert!(problem().contains("type b: a webhook"));
+        host.look(Instant::now());
+        assert!(facts.known().problem.is_some());
+        host.look(Instant::now() + REFUSAL_HOLDS);
+        assert!(facts.known().problem.is_none());
     }
 }

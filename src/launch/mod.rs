@@ -1,6 +1,7 @@
 //! Jobs as commands: what `rowlock worker` runs. See `docs/launch-contract.md` for what a job sees.
 //!
-//! - `commands`: the launcher that plugs into the engine of [`crate::worker`]. `options`: what it accepts and needs.
+//! - `commands`: the launcher that plugs into the engine of [`crate::worker`]. `options`, `job_pods`: what it accepts
+//!   and needs.
 //! - `job_types`, `admit`: from a job to the `spec` of its command, or to why there is none.
 //! - `process`, `resident`, `pod`: the three ways to run a command; `run` is one run, `slot` its place.
 //! - `process_group`, `guardian`: what is known of the processes, and who ends them when the worker cannot.
@@ -13,6 +14,7 @@ mod exit;
 mod files;
 pub(crate) mod guardian;
 mod host;
+mod job_pods;
 mod job_types;
 mod lines;
 mod options;
@@ -28,6 +30,7 @@ mod tail;
 
 use self::commands::Commands;
 pub use self::{
+    job_pods::JobPods,
     options::{LaunchOptions, PodOptions},
     spec::Kind,
 };

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use super::spec::Kind;
+use super::{job_pods::JobPods, spec::Kind};
 use crate::{Error, cluster::Cluster, metrics::Facts};
 
 /// Which commands a worker launches, and with what.
@@ -69,6 +69,17 @@ pub struct PodOptions {
     pub pending: Duration,
     /// How long its image may not be found before its job has failed.
     pub pull: Duration,
+    /// The settings that all these Pods have, beside those of their types.
+    pub job_pods: JobPods,
+    /// The ConfigMap that owns these Pods, and that has to be there; by default one that the worker makes, if it may.
+    pub owner: Option<String>,
+    /// How long a Pod whose job has failed stays, for people to look into; no longer than [`PodOptions::LONGEST_KEEP`].
+    pub keep_failed: Duration,
+}
+
+impl PodOptions {
+    /// A Pod whose job has failed stays no longer.
+    pub const LONGEST_KEEP: Duration = Duration::from_secs(3600);
 }
 
 impl Default for PodOptions {
@@ -78,6 +89,9 @@ impl Default for PodOptions {
             grace: Duration::from_secs(30),
             pending: Duration::from_secs(300),
             pull: Duration::from_secs(90),
+            job_pods: JobPods::default(),
+            owner: None,
+            keep_failed: Duration::ZERO,
         }
     }
 }

@@ -91,6 +91,7 @@ END
 404 DELETE /api/v1/namespaces/NS/pods/x
 404 GET /api/v1/namespaces/NS/pods/x/log
 422 POST /api/v1/namespaces/NS/secrets
+200 GET /api/v1/namespaces/NS/configmaps/PRE-job-pods
 END
   esac
 }

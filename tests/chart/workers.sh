@@ -63,4 +63,12 @@ workers() {
   ok "no call of the worker that makes Pods was forbidden" not_forbidden $sums app.kubernetes.io/component=worker-pods
   ok "nor of the controller" not_forbidden $sums app.kubernetes.io/component=controller
   rbac $sums rowlock launcher
+
+  plugin -n $sums enqueue endless -o name >/dev/null
+  running() { kubectl -n $sums get pods -l rowlock.dev/job -o name | grep -q .; }
+  wait_for 60 "a job's Pod" running
+  ok "helm uninstall" helm uninstall rowlock -n $sums --wait --timeout 120s
+  wait_for 120 "the end of jobs' Pods and Secrets with their release" of_jobs
+  left() { none kubectl -n $sums get pods,configmaps -l app.kubernetes.io/instance=rowlock -o name; }
+  wait_for 120 "the end of the release's Pods and ConfigMaps, its test's too" left
 }

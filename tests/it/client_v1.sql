@@ -40,6 +40,7 @@ SELECT rowlock.run_schedule('nightly');
 SELECT rowlock.remove_schedule('nightly');
 SELECT rowlock.resign_v1((SELECT epoch FROM reign));
 SELECT * FROM rowlock.active_jobs_v1(ARRAY[]::uuid[]);
+SELECT rowlock.database_v1();
 SELECT status, attempts, finished_at, result FROM rowlock.job_status((SELECT id FROM v1 WHERE id IS NOT NULL LIMIT 1));
 INSERT INTO v1 (worker) SELECT rowlock.register_worker_v1('pod', 'uid/2', ARRAY['default']::text[], 4, 30::float8, '0.1.0');
 SELECT lease, id, unique_key, error FROM rowlock.claim_v1((SELECT worker FROM v1 WHERE lease IS NULL OFFSET 1), ARRAY['default']::text[], 1, '{}'::int4[], '{}'::int2[], '{}'::int8[], 1::int8);

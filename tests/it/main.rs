@@ -75,6 +75,7 @@ mod rotation;
 mod rounds;
 #[cfg(feature = "cli")]
 mod secrets;
+mod selectors;
 #[cfg(feature = "cli")]
 mod simulate;
 mod strangers;

@@ -6,7 +6,7 @@ const ROLES: [&str; 4] = ["rowlock_enqueuer", "rowlock_worker", "rowlock_reader"
 const ENQUEUE: [&str; 4] = ["enqueue", "enqueue_many", "enqueue_batch_v1", STATUS];
 /// For whoever knows a job's id.
 const STATUS: &str = "job_status";
-const WORK: [&str; 17] = [
+const WORK: [&str; 18] = [
     STATUS,
     "register_worker_v1",
     "extend_v1",
@@ -22,6 +22,7 @@ const WORK: [&str; 17] = [
     "stop_worker_v1",
     "job_types_v1",
     "active_jobs_v1",
+    "database_v1",
     "maintain_v1",
     METRICS,
 ];

@@ -95,7 +95,7 @@ pub fn program() -> Command {
     command
 }
 
-fn kubectl(args: &[&str]) -> String {
+pub fn kubectl(args: &[&str]) -> String {
     let out = Command::new("kubectl").args(args).output().unwrap();
     assert!(out.status.success(), "kubectl {args:?}: {}", String::from_utf8_lossy(&out.stderr));
     String::from_utf8(out.stdout).unwrap()
@@ -124,17 +124,27 @@ fn restricted(namespace: &str) -> PathBuf {
 
 impl Lab {
     pub async fn new(name: &str) -> Lab {
-        let (server, host) = server();
         let client = Client::try_default().await.expect("KUBECONFIG names a cluster");
         let namespace = format!("target-{name}-{}", &Uuid::now_v7().simple().to_string()[20..]);
         let object: Namespace = serde_json::from_value(json!({"metadata": {"name": namespace}})).unwrap();
-        Api::<Namespace>::all(client.clone()).create(&PostParams::default(), &object).await.unwrap();
+        Api::<Namespace>::all(client).create(&PostParams::default(), &object).await.unwrap();
         let kubeconfig = restricted(&namespace);
         let database = namespace.replace('-', "_");
+        Lab::with(namespace, kubeconfig, &database).await
+    }
+
+    /// Another database in the same namespace.
+    pub async fn beside(&self) -> Lab {
+        let database = format!("{}_2", self.namespace.replace('-', "_"));
+        Lab::with(self.namespace.clone(), self.kubeconfig.clone(), &database).await
+    }
+
+    async fn with(namespace: String, kubeconfig: PathBuf, database: &str) -> Lab {
+        let ((server, host), client) = (server(), Client::try_default().await.unwrap());
         let (admin, connection) = tokio_postgres::connect(&server.url("postgres"), NoTls).await.unwrap();
         tokio::spawn(connection);
         admin.batch_execute(&format!("CREATE DATABASE {database}")).await.unwrap();
-        let url = server.url(&database);
+        let url = server.url(database);
         let pods_url = url.replace("127.0.0.1", host);
         let queue = JobQueue::connect(&url).await.unwrap();
         queue.migrate().await.unwrap();

@@ -19,5 +19,6 @@ mod many;
 mod node;
 mod pods;
 mod pods_causes;
+mod pods_others;
 mod proxy;
 mod scale_in;

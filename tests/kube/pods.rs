@@ -81,7 +81,7 @@ pub async fn job(lab: &Lab, id: Uuid) -> rowlock::Job {
     lab.queue.get_job(id).await.unwrap().expect("it is kept")
 }
 
-async fn nothing_left(lab: &Lab) -> Duration {
+pub async fn nothing_left(lab: &Lab) -> Duration {
     within("no Pod and no Secret is left", PATIENCE, async || {
         let secrets = lab.api::<Secret>().list(&ListParams::default().labels("rowlock.dev/job")).await.unwrap();
         lab.pods().await.is_empty() && secrets.items.is_empty()
@@ -196,7 +196,7 @@ async fn a_killed_workers_pods_are_adopted_and_none_runs_twice() {
     );
 }
 
-async fn running(lab: &Lab) -> usize {
+pub async fn running(lab: &Lab) -> usize {
     let phase = |p: &Pod| p.status.as_ref().and_then(|s| s.phase.clone());
     lab.pods().await.iter().filter(|p| phase(p).as_deref() == Some("Running")).count()
 }

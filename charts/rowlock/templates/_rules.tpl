@@ -32,4 +32,9 @@
 - apiGroups: [""]
   resources: [secrets]
   verbs: [create]
+# The owner of those Pods, by which they go with the release.
+- apiGroups: [""]
+  resources: [configmaps]
+  resourceNames: [{{ include "rowlock.fullname" . }}-job-pods]
+  verbs: [get]
 {{- end }}

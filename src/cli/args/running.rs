@@ -38,6 +38,19 @@ pub(in crate::cli) struct Worker {
     /// How long a Pod's image may not be found before its job has failed.
     #[arg(long, env = "ROWLOCK_POD_PULL", value_parser = humantime::parse_duration, default_value = "90s")]
     pub pod_pull: Duration,
+    /// How long the Pod of a job that has failed stays, to be looked into: an hour at most, and not beyond the job's
+    /// next attempt.
+    #[arg(long, env = "ROWLOCK_POD_KEEP_FAILED", value_parser = humantime::parse_duration, default_value = "0s")]
+    pub pod_keep_failed: Duration,
+    /// The ConfigMap that owns the Pods of jobs, which go when it goes. It has to be there; without this, the worker
+    /// makes one, if it may.
+    #[arg(long, env = "ROWLOCK_POD_OWNER", value_name = "CONFIGMAP")]
+    pub pod_owner: Option<String>,
+    /// Gives all Pods of jobs these settings, as JSON: imagePullSecrets, pullPolicy, programPullPolicy, nodeSelector,
+    /// tolerations, priorityClassName, labels, annotations, env, resources. A type's own settings go before these.
+    #[arg(long, env = "ROWLOCK_JOB_PODS", value_name = "JSON", default_value = "", hide_default_value = true,
+        value_parser = clap::value_parser!(crate::launch::JobPods))]
+    pub job_pods: crate::launch::JobPods,
     #[command(flatten)]
     pub listen: Listen,
     /// End when standard input does: whoever started it holds the other end.

@@ -1,4 +1,4 @@
-//! The Pods of jobs in a namespace: one watch of them all, and the calls for one.
+//! The Pods of a database's jobs in a namespace: one watch of them all, and the calls for one.
 
 use std::{
     collections::HashMap,
@@ -11,12 +11,16 @@ use k8s_openapi::api::core::v1::{Pod, Secret};
 use kube::api::{DeleteParams, LogParams, PostParams, Preconditions};
 use tokio::sync::{Notify, watch};
 use tokio_util::task::AbortOnDropHandle;
+use uuid::Uuid;
 
 use super::{
+    backoff::Backoff,
+    owner::Owner,
     report::{PROGRESS, Report},
-    spec::{CONTAINER, SELECTOR},
+    spec::{self, CONTAINER},
 };
 use crate::{
+    ClaimedJob,
     cluster::{Cluster, ClusterError, Watched},
     launch::options::PodOptions,
     worker::progress::{BYTES, Progress},
@@ -42,11 +46,17 @@ impl PodRef {
     }
 }
 
-/// The Pods of all jobs in the namespace, and this worker's way to them.
+/// The Pods of all jobs of a database in the namespace, and this worker's way to them.
 #[derive(Debug)]
 pub(crate) struct Pods {
-    cluster: Cluster,
+    pub(super) cluster: Cluster,
     pub(super) options: PodOptions,
+    /// Whose the Pods are.
+    pub(super) database: Uuid,
+    /// So many jobs run at once.
+    pub(super) places: usize,
+    pub(super) owner: Owner,
+    backoff: Mutex<Backoff>,
     pub(super) watched: Watched<Pod>,
     /// The Pods that this worker supervises, by UID; with what was last seen of one that is gone.
     supervised: Mutex<HashMap<String, Option<Arc<Pod>>>>,
@@ -74,6 +84,19 @@ impl Drop for PodWatch<'_> {
     }
 }
 
+/// A job has a place for its Pod as long as this value lives.
+pub(super) struct Trying {
+    pods: Arc<Pods>,
+    job_type: String,
+    job: Uuid,
+}
+
+impl Drop for Trying {
+    fn drop(&mut self) {
+        self.pods.backoff().left(&self.job_type, self.job);
+    }
+}
+
 impl PodWatch<'_> {
     pub(super) fn seen(&self) -> Seen {
         if let Some(last) = self.pods.supervised().get(&self.uid).and_then(Clone::clone) {
@@ -85,12 +108,21 @@ impl PodWatch<'_> {
 
 impl Pods {
     /// Starts the watch.
-    pub(crate) fn start(cluster: Cluster, options: PodOptions) -> Arc<Pods> {
+    pub(crate) fn start(cluster: Cluster, options: PodOptions, database: Uuid, places: usize) -> Arc<Pods> {
         let notify = Arc::new(Notify::new());
-        let watched = cluster.watch::<Pod>(SELECTOR, notify.clone());
-        let (changed, _) = watch::channel(());
-        let (supervised, watching) = (Mutex::default(), Mutex::default());
-        let pods = Arc::new(Pods { cluster, options, watched, supervised, changed, watching });
+        let watched = cluster.watch::<Pod>(&spec::selector(database), notify.clone());
+        let pods = Arc::new(Pods {
+            owner: Owner::new(options.owner.as_deref(), database),
+            cluster,
+            options,
+            database,
+            places,
+            backoff: Mutex::default(),
+            watched,
+            supervised: Mutex::default(),
+            changed: watch::channel(()).0,
+            watching: Mutex::default(),
+        });
         let weak = Arc::downgrade(&pods);
         let task = tokio::spawn(async move {
             loop {
@@ -109,6 +141,14 @@ impl Pods {
 
     pub(super) fn supervised(&self) -> MutexGuard<'_, HashMap<String, Option<Arc<Pod>>>> {
         self.supervised.lock().expect("no code panics while it holds this lock")
+    }
+
+    pub(super) fn backoff(&self) -> MutexGuard<'_, Backoff> {
+        self.backoff.lock().expect("no code panics while it holds this lock")
+    }
+
+    pub(super) fn trying(self: &Arc<Self>, job: &ClaimedJob) -> Trying {
+        Trying { pods: self.clone(), job_type: job.job_type.clone(), job: job.id }
     }
 
     pub(super) fn supervise(&self, uid: &str) -> PodWatch<'_> {

@@ -5,7 +5,10 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use k8s_openapi::api::core::v1::{Pod, Secret};
+use k8s_openapi::{
+    api::core::v1::{Pod, Secret},
+    apimachinery::pkg::apis::meta::v1::OwnerReference,
+};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -13,6 +16,7 @@ use super::overlay;
 use crate::{
     ClaimedJob,
     launch::{
+        job_pods::JobPods,
         options::PodOptions,
         spec::{Parts, Spec},
     },
@@ -20,13 +24,17 @@ use crate::{
 
 /// The container of the job.
 pub(crate) const CONTAINER: &str = "job";
-/// Found on every Pod of a job; the watch and the sweep go by it.
+/// The container that copies this program.
+const INIT: &str = "rowlock";
+/// Found on every Pod of a job, and on its Secret.
 pub(crate) const LABEL: &str = "rowlock.dev/job";
+/// Whose the Pod is: the id of the database. Workers of several databases may share a namespace.
+pub(super) const DATABASE: &str = "rowlock.dev/database";
 pub(super) const RUN: &str = "rowlock.dev/run";
 pub(super) const SPEC: &str = "rowlock.dev/spec";
-const MANAGED: &str = "app.kubernetes.io/managed-by";
-/// Watched: the Pods of all jobs in the namespace.
-pub(super) const SELECTOR: &str = "app.kubernetes.io/managed-by=rowlock,rowlock.dev/job";
+pub(super) const MANAGED: &str = "app.kubernetes.io/managed-by";
+/// The containers of a Pod that people ask about: `kubectl logs` and `kubectl exec` take this one.
+const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
 
 // Not /rowlock, which is a file in the image of this program.
 const BIN: &str = "/rowlock-job/bin";
@@ -37,6 +45,11 @@ const SPARE: Duration = Duration::from_secs(60);
 
 /// Kubernetes takes no more seconds.
 const LONGEST_DEADLINE: u64 = i32::MAX as u64;
+
+/// Watched, and taken away: the Pods of this database's jobs in the namespace.
+pub(super) fn selector(database: Uuid) -> String {
+    format!("{MANAGED}=rowlock,{LABEL},{DATABASE}={database}")
+}
 
 /// The name of a job's Pod and of the Secret with its payload.
 ///
@@ -77,6 +90,8 @@ fn literal(text: &str) -> String {
 /// A Pod is made from these.
 pub(super) struct Made<'a> {
     pub job: &'a ClaimedJob,
+    pub database: Uuid,
+    pub owner: Option<OwnerReference>,
     pub spec: &'a Spec,
     pub parts: &'a Parts,
     pub timeout: Option<Duration>,
@@ -90,7 +105,7 @@ pub(super) fn pod(made: &Made<'_>, options: &PodOptions) -> Result<Pod, String> 
     let name = name(job.id);
     // Of this claim alone: the Secret of a Pod before may be on its way out under its own name.
     let secret = format!("{name}-{}", job.receipt());
-    let labels = json!({MANAGED: "rowlock", LABEL: job.id});
+    let labels = labels(job.id, made.database);
     let grace = options.grace.as_secs().max(2);
     let mut pod = json!({
         "apiVersion": "v1", "kind": "Pod",
@@ -99,7 +114,7 @@ pub(super) fn pod(made: &Made<'_>, options: &PodOptions) -> Result<Pod, String> 
             "annotations": {
                 RUN: run(job), SPEC: fingerprint(made.spec, made.parts),
                 "rowlock.dev/type": job.job_type, "rowlock.dev/lease": job.lease(),
-                "rowlock.dev/queue": job.queue,
+                "rowlock.dev/queue": job.queue, DEFAULT_CONTAINER: CONTAINER,
                 // A node is not emptied to save money while a job runs on it.
                 "karpenter.sh/do-not-disrupt": "true", "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
             },
@@ -109,11 +124,10 @@ pub(super) fn pod(made: &Made<'_>, options: &PodOptions) -> Result<Pod, String> 
             "terminationGracePeriodSeconds": grace,
             "securityContext": {"runAsNonRoot": true, "seccompProfile": {"type": "RuntimeDefault"}},
             "initContainers": [{
-                "name": "rowlock", "image": options.image, "args": ["install", BIN], "securityContext": locked(),
-                "resources": {"requests": {"cpu": "10m", "memory": "16Mi"}, "limits": {"memory": "64Mi"}},
+                "name": INIT, "image": options.image, "args": ["install", BIN], "securityContext": locked(),
                 "volumeMounts": [{"name": "rowlock-bin", "mountPath": BIN}],
             }],
-            "containers": [container(made, grace)],
+            "containers": [container(made, &options.job_pods, grace)],
             "volumes": [
                 {"name": "rowlock-bin", "emptyDir": {"sizeLimit": "256Mi"}}, {"name": "rowlock-work", "emptyDir": {}},
                 // Any user the image runs as must be able to read it; nobody else is in the Pod.
@@ -121,6 +135,14 @@ pub(super) fn pod(made: &Made<'_>, options: &PodOptions) -> Result<Pod, String> 
             ],
         },
     });
+    if let Some(owner) = &made.owner {
+        pod["metadata"]["ownerReferences"] = json!([owner]);
+    }
+    let job_pods = &options.job_pods;
+    let policy = job_pods.program_pull_policy.as_ref().or(job_pods.pull_policy.as_ref());
+    if let Some(policy) = policy {
+        pod["spec"]["initContainers"][0]["imagePullPolicy"] = json!(policy);
+    }
     let spec = &mut pod["spec"];
     if let Some(account) = &made.parts.service_account {
         spec["serviceAccountName"] = json!(account);
@@ -131,7 +153,7 @@ pub(super) fn pod(made: &Made<'_>, options: &PodOptions) -> Result<Pod, String> 
         let most = bounds.into_iter().fold(timeout, Duration::saturating_add);
         spec["activeDeadlineSeconds"] = json!(most.as_secs().min(LONGEST_DEADLINE - 1) + 1);
     }
-    lay(&mut pod, made.parts.template.as_ref());
+    lay(&mut pod, &job_pods.overlay(), made.parts.template.as_ref())?;
     serde_json::from_value(pod).map_err(|e| format!("pod_template: {e}"))
 }
 
@@ -139,10 +161,16 @@ fn locked() -> Value {
     json!({"allowPrivilegeEscalation": false, "capabilities": {"drop": ["ALL"]}})
 }
 
-fn container(made: &Made<'_>, grace: u64) -> Value {
+fn labels(job: Uuid, database: Uuid) -> Value {
+    json!({MANAGED: "rowlock", LABEL: job, DATABASE: database})
+}
+
+fn container(made: &Made<'_>, job_pods: &JobPods, grace: u64) -> Value {
     let (job, spec) = (made.job, made.spec);
     let constants: BTreeMap<&str, String> = spec.env.iter().map(|(k, v)| (k.as_str(), literal(v))).collect();
-    let mut env: Vec<Value> = constants.iter().map(|(k, v)| json!({"name": k, "value": v})).collect();
+    let has = |name: &str| constants.contains_key(name) || made.parts.secrets.iter().any(|s| s.variable == name);
+    let mut env: Vec<Value> = job_pods.env(has).cloned().collect();
+    env.extend(constants.iter().map(|(k, v)| json!({"name": k, "value": v})));
     env.extend(
         made.parts
             .secrets
@@ -178,20 +206,28 @@ fn container(made: &Made<'_>, grace: u64) -> Value {
             {"name": "rowlock-payload", "mountPath": PAYLOAD, "readOnly": true},
         ],
     });
-    if let Some(resources) = &made.parts.resources {
+    if let Some(resources) = made.parts.resources.as_ref().or(job_pods.resources.as_ref()) {
         container["resources"] = resources.clone();
+    }
+    if let Some(policy) = &job_pods.pull_policy {
+        container["imagePullPolicy"] = json!(policy);
     }
     container
 }
 
-/// Lays the type's template over it; what makes it a job's Pod stays.
-fn lay(pod: &mut Value, template: Option<&Value>) {
-    let Some(template) = template else { return };
+/// Lays the worker's settings over it, then the type's template; what makes it a job's Pod stays.
+fn lay(pod: &mut Value, settings: &Value, template: Option<&Value>) -> Result<(), String> {
     let ours = pod.clone();
-    overlay::merge(pod, template);
-    for at in ["/metadata/name", "/spec/restartPolicy"] {
-        if let (Some(mine), Some(theirs)) = (ours.pointer(at), pod.pointer_mut(at)) {
-            theirs.clone_from(mine);
+    overlay::merge(pod, settings);
+    if let Some(template) = template {
+        overlay::merge(pod, template);
+    }
+    if let Some(part) = ["metadata", "spec"].into_iter().find(|part| !pod[*part].is_object()) {
+        return Err(format!("pod_template: {part}: expected an object"));
+    }
+    for (part, key) in [("metadata", "name"), ("metadata", "ownerReferences"), ("spec", "restartPolicy")] {
+        if let Some(mine) = ours[part].get(key) {
+            pod[part][key] = mine.clone();
         }
     }
     for at in ["labels", "annotations"] {
@@ -207,16 +243,31 @@ fn lay(pod: &mut Value, template: Option<&Value>) {
             job.remove("args");
         }
     }
+    share_resources(&mut pod["spec"]);
+    Ok(())
+}
+
+/// Gives the container that copies the program the resources of the job's container, unless a template says otherwise.
+/// So a Pod needs no more than its job does, and no limit range or quota lets the one in and refuses the other.
+fn share_resources(spec: &mut Value) {
+    let named = |list: &Value, name: &str| list.as_array()?.iter().find(|c| c["name"] == name).cloned();
+    let Some(resources) = named(&spec["containers"], CONTAINER).and_then(|c| c.get("resources").cloned()) else {
+        return;
+    };
+    let all = spec["initContainers"].as_array_mut().into_iter().flatten();
+    if let Some(init) = all.into_iter().find(|c| c["name"] == INIT && c.get("resources").is_none()) {
+        init["resources"] = resources;
+    }
 }
 
 /// The payload's Secret, as its Pod calls it; none if the Pod has no such volume. It belongs to the Pod and goes with
 /// it; nothing else is in it, since a payload may be as large as a Secret.
-pub(super) fn secret(job: &ClaimedJob, pod: &Pod) -> Option<Secret> {
+pub(super) fn secret(job: &ClaimedJob, database: Uuid, pod: &Pod) -> Option<Secret> {
     let volumes = pod.spec.as_ref()?.volumes.as_ref()?;
     let volume = volumes.iter().find(|v| v.name == "rowlock-payload")?;
     let name = volume.secret.as_ref()?.secret_name.clone()?;
     let owner = json!({"apiVersion": "v1", "kind": "Pod", "name": pod.metadata.name, "uid": pod.metadata.uid});
-    let labels = json!({MANAGED: "rowlock", LABEL: job.id});
+    let labels = labels(job.id, database);
     let mut secret: Secret = serde_json::from_value(json!({
         "metadata": {"name": name, "labels": labels, "ownerReferences": [owner]}, "immutable": true,
     }))
@@ -236,7 +287,13 @@ pub(super) mod tests {
         crate::job::claimed::tests::job(7)
     }
 
+    const DB: Uuid = Uuid::from_u128(11);
+
     fn made(template: Option<Value>) -> Value {
+        with(&PodOptions::default(), template, None)
+    }
+
+    fn with(options: &PodOptions, template: Option<Value>, resources: Option<Value>) -> Value {
         let spec = Spec {
             program: "/job".into(),
             args: vec!["$(HOME)".into(), "a b".into()],
@@ -244,11 +301,15 @@ pub(super) mod tests {
             pod: None,
         };
         let secrets = vec![SecretValue { variable: "TOKEN".into(), name: "s".into(), key: "k".into() }];
-        let parts = Parts { image: "i".into(), secrets, resources: None, service_account: Some("sa".into()), template };
-        let job = job();
-        let timeout = Some(Duration::from_millis(1500));
-        let made = Made { job: &job, spec: &spec, parts: &parts, timeout, deadline: None, traceparent: None };
-        serde_json::to_value(pod(&made, &PodOptions::default()).unwrap()).unwrap()
+        let parts = Parts { image: "i".into(), secrets, resources, service_account: Some("sa".into()), template };
+        let (job, timeout) = (job(), Some(Duration::from_millis(1500)));
+        serde_json::to_value(pod(&Made { timeout, ..of(&job, &spec, &parts) }, options).unwrap()).unwrap()
+    }
+
+    fn of<'a>(job: &'a ClaimedJob, spec: &'a Spec, parts: &'a Parts) -> Made<'a> {
+        let owner = serde_json::from_value(json!({"apiVersion": "v1", "kind": "ConfigMap", "name": "o", "uid": "u"}));
+        let (database, owner) = (DB, owner.unwrap());
+        Made { job, database, owner, spec, parts, timeout: None, deadline: None, traceparent: None }
     }
 
     #[test]
@@ -257,6 +318,9 @@ pub(super) mod tests {
         assert!(!pod.to_string().contains("secret\\\""), "{pod}");
         assert_eq!(pod["metadata"]["name"], "rowlock-job-00000000-0000-0000-0000-000000000007");
         assert_eq!(pod["metadata"]["annotations"][RUN], "2-0");
+        assert_eq!(pod["metadata"]["annotations"]["kubectl.kubernetes.io/default-container"], "job");
+        assert_eq!(pod["metadata"]["labels"][DATABASE], DB.to_string());
+        assert_eq!(pod["metadata"]["ownerReferences"][0]["name"], "o");
         assert_eq!(pod["spec"]["restartPolicy"], "Never");
         assert_eq!(pod["spec"]["serviceAccountName"], "sa");
         assert_eq!(pod["spec"]["automountServiceAccountToken"], false);
@@ -277,7 +341,7 @@ pub(super) mod tests {
         let (job, parts) = (job(), Parts::of_image("i"));
         for timeout in [Duration::from_secs(8_600_000_000_000), Duration::MAX] {
             let timeout = Some(timeout);
-            let made = Made { job: &job, spec: &spec, parts: &parts, timeout, deadline: None, traceparent: None };
+            let made = Made { timeout, ..of(&job, &spec, &parts) };
             let pod = pod(&made, &PodOptions::default()).unwrap();
             assert_eq!(pod.spec.unwrap().active_deadline_seconds, Some(i32::MAX.into()));
         }
@@ -301,6 +365,75 @@ pub(super) mod tests {
         let env = job["env"].as_array().unwrap();
         assert!(env.iter().any(|e| e["name"] == "C"));
         assert!(env.iter().all(|e| e["value"] != "x"));
+        let nulls = json!({"metadata": {"name": null, "ownerReferences": null}, "spec": {"restartPolicy": null}});
+        let pod = made(Some(nulls));
+        assert_eq!(
+            (&pod["spec"]["restartPolicy"], &pod["metadata"]["ownerReferences"][0]["name"]),
+            (&json!("Never"), &json!("o"))
+        );
+    }
+
+    #[test]
+    fn a_template_that_is_none_is_refused_with_its_part() {
+        let spec = Spec { program: "a".into(), args: vec![], env: vec![], pod: None };
+        for template in [json!({"metadata": "x"}), json!({"spec": null}), json!([])] {
+            let parts = Parts { template: Some(template), ..Parts::of_image("i") };
+            let refused = pod(&of(&job(), &spec, &parts), &PodOptions::default()).unwrap_err();
+            assert!(refused.starts_with("pod_template: "), "{refused}");
+        }
+    }
+
+    #[test]
+    fn the_release_reaches_the_pod_and_the_type_goes_before_it() {
+        let text = r#"{"imagePullSecrets": [{"name": "registry"}], "pullPolicy": "Always", "programPullPolicy": "Never",
+            "nodeSelector": {"pool": "jobs", "disk": "any"}, "tolerations": [{"key": "jobs"}],
+            "priorityClassName": "low", "labels": {"team": "a", "rowlock.dev/database": "none"},
+            "annotations": {"a": "b"}, "env": [{"name": "HTTPS_PROXY", "value": "p"}, {"name": "A", "value": "no"}],
+            "resources": {"requests": {"cpu": "50m"}}}"#;
+        let options = PodOptions { job_pods: text.parse().unwrap(), ..PodOptions::default() };
+        let pod = with(&options, None, None);
+        let spec = &pod["spec"];
+        assert_eq!(spec["imagePullSecrets"], json!([{"name": "registry"}]));
+        assert_eq!((&spec["nodeSelector"]["pool"], &spec["priorityClassName"]), (&json!("jobs"), &json!("low")));
+        assert_eq!(spec["tolerations"], json!([{"key": "jobs"}]));
+        assert_eq!(
+            (&pod["metadata"]["labels"]["team"], &pod["metadata"]["annotations"]["a"]),
+            (&json!("a"), &json!("b"))
+        );
+        assert_eq!(pod["metadata"]["labels"][DATABASE], DB.to_string(), "whose it is cannot be said otherwise");
+        let (init, job) = (&spec["initContainers"][0], &spec["containers"][0]);
+        assert_eq!((&init["imagePullPolicy"], &job["imagePullPolicy"]), (&json!("Never"), &json!("Always")));
+        assert_eq!((&init["resources"], &job["resources"]["requests"]["cpu"]), (&job["resources"], &json!("50m")));
+        let env = job["env"].as_array().unwrap();
+        let values =
+            |name: &str| env.iter().filter(|e| e["name"] == name).map(|e| e["value"].clone()).collect::<Vec<_>>();
+        assert_eq!((values("HTTPS_PROXY"), values("A")), (vec![json!("p")], vec![json!("$$(B)")]));
+        let job = json!({"name": "job", "imagePullPolicy": "IfNotPresent"});
+        let spec = json!({"nodeSelector": {"disk": "ssd"}, "tolerations": [], "priorityClassName": null,
+            "containers": [job]});
+        let own = json!({"metadata": {"ownerReferences": []}, "spec": spec});
+        let pod = with(&options, Some(own), Some(json!({"limits": {"memory": "1Gi"}})));
+        let spec = &pod["spec"];
+        assert_eq!(spec["nodeSelector"], json!({"pool": "jobs", "disk": "ssd"}));
+        assert!(spec["tolerations"] == json!([]) && spec.get("priorityClassName").is_none());
+        assert_eq!(spec["containers"][0]["imagePullPolicy"], "IfNotPresent");
+        assert_eq!(spec["containers"][0]["resources"], json!({"limits": {"memory": "1Gi"}}));
+        assert_eq!(pod["metadata"]["ownerReferences"][0]["name"], "o");
+    }
+
+    #[test]
+    fn what_rowlock_adds_has_the_resources_of_the_job() {
+        let job = json!({"requests": {"cpu": "2"}, "limits": {"memory": "1Gi"}});
+        let of = |template: Option<Value>, resources: Option<Value>| {
+            with(&PodOptions::default(), template, resources)["spec"]["initContainers"][0]["resources"].clone()
+        };
+        assert_eq!(of(None, Some(job.clone())), job);
+        assert_eq!(of(None, None), Value::Null, "then a limit range's defaults are for both");
+        let by_template = json!({"spec": {"containers": [{"name": "job", "resources": job}]}});
+        assert_eq!(of(Some(by_template), None), job);
+        let own = json!({"requests": {"cpu": "1m"}});
+        let both = json!({"spec": {"initContainers": [{"name": "rowlock", "resources": own}]}});
+        assert_eq!(of(Some(both), Some(job)), own);
     }
 
     #[test]
@@ -320,10 +453,10 @@ pub(super) mod tests {
     fn the_secret_holds_the_payload_and_goes_with_the_pod() {
         let spec = Spec { program: "a".into(), args: vec![], env: vec![], pod: None };
         let (job, parts) = (job(), Parts::of_image("i"));
-        let made = Made { job: &job, spec: &spec, parts: &parts, timeout: None, deadline: None, traceparent: None };
-        let mut pod = pod(&made, &PodOptions::default()).unwrap();
+        let mut pod = pod(&of(&job, &spec, &parts), &PodOptions::default()).unwrap();
         pod.metadata.uid = Some("u".into());
-        let secret = secret(&job, &pod).unwrap();
+        let secret = secret(&job, DB, &pod).unwrap();
+        assert_eq!(secret.metadata.labels.as_ref().unwrap()[DATABASE], DB.to_string());
         assert_eq!(secret.metadata.name.unwrap(), format!("{}-4", name(job.id)));
         assert_eq!(secret.data.unwrap()["payload.json"].0, b"{\"secret\": 1}");
         assert_eq!(secret.metadata.owner_references.unwrap()[0].uid, "u");

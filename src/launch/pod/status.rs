@@ -84,6 +84,30 @@ pub(super) fn classify_deleted(last: Option<&Pod>) -> End {
     }
 }
 
+/// The end of a Pod that was deleted and does not go.
+pub(super) fn not_gone(last: &Pod) -> End {
+    let is_placed = last.spec.as_ref().is_some_and(|spec| spec.node_name.as_ref().is_some_and(|node| !node.is_empty()));
+    if is_placed {
+        back(Reason::NodeLost, None, "its node did not say that the Pod has ended".into())
+    } else {
+        let finalizers = last.metadata.finalizers.clone().unwrap_or_default().join(", ");
+        back(
+            Reason::PodDeleted,
+            None,
+            format!("somebody deleted its Pod, which stays for its finalizers: {finalizers}"),
+        )
+    }
+}
+
+/// Whether the job of a Pod has failed in it, and nothing runs in it any more.
+pub(super) fn has_failed(pod: &Pod) -> bool {
+    let Some(status) = &pod.status else { return false };
+    let mut ended = status.container_statuses.iter().flatten().map(|c| c.state.as_ref()?.terminated.as_ref());
+    let job = status.container_statuses.iter().flatten().find(|c| c.name == CONTAINER);
+    let failed = job.and_then(|c| c.state.as_ref()?.terminated.as_ref()).is_some_and(|t| t.exit_code != 0);
+    status.phase.as_deref() == Some("Failed") || failed && ended.all(|t| t.is_some())
+}
+
 fn end(pod: &Pod, status: &ApiStatus, state: Option<&ContainerState>) -> End {
     if let Some(end) = disruption(status) {
         return end;
@@ -180,12 +204,21 @@ fn stuck(container: &ContainerStatus) -> Option<(&str, &str, String)> {
     Some((&container.name, reason, format!("{reason}: {}", waiting.message.as_deref().unwrap_or_default())))
 }
 
+/// The end of a Pod that waits where others could run.
+pub(super) fn makes_room(wait: Wait, text: String) -> End {
+    let reason = match wait {
+        Wait::Node => Reason::Unschedulable,
+        Wait::Start => Reason::NotStarted,
+        Wait::Image => Reason::ImagePull,
+        Wait::Config => Reason::ContainerConfig,
+    };
+    back(reason, None, text)
+}
+
 /// The end of a Pod that has waited too long, if it has.
 pub(super) fn overdue(wait: Wait, text: &str, waited: Duration, options: &PodOptions) -> Option<End> {
-    let again = Some(Duration::from_secs(30));
     let (bound, end) = match wait {
-        Wait::Node => (options.pending, back(Reason::Unschedulable, again, text.to_owned())),
-        Wait::Start => (options.pending, back(Reason::NotStarted, again, text.to_owned())),
+        Wait::Node | Wait::Start => (options.pending, makes_room(wait, text.to_owned())),
         Wait::Image => (options.pull, failed(Reason::ImagePull, true, text.to_owned())),
         Wait::Config => (CONFIG_TIMEOUT, failed(Reason::ContainerConfig, true, text.to_owned())),
     };
