@@ -327,7 +327,7 @@ CREATE TABLE rowlock.leader (
   epoch      int8 NOT NULL DEFAULT 0,
   held_until timestamptz NOT NULL DEFAULT '-infinity',
   lease      interval NOT NULL DEFAULT '0', -- its length, as a worker's
-  rival      text,                          -- the last controller of another namespace that asked in vain
+  rival      text,                          -- the last controller of another scope that asked in vain
   rival_at   timestamptz NOT NULL DEFAULT '-infinity'
 ) WITH (fillfactor = 20);
 INSERT INTO rowlock.leader DEFAULT VALUES;

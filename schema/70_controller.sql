@@ -26,14 +26,17 @@ BEGIN
     UPDATE leader l SET rival = lead_v1.name, rival_at = v_now
       FROM (SELECT o.one FROM leader o FOR NO KEY UPDATE SKIP LOCKED) o
      WHERE l.one = o.one AND l.rival_at NOT BETWEEN v_now - interval '10 seconds' AND v_now
-       AND substring(l.name FROM ' in namespace (.*)$') <> substring(lead_v1.name FROM ' in namespace (.*)$');
+       AND (substring(l.name FROM ' in namespace (.*)$') <> substring(lead_v1.name FROM ' in namespace (.*)$')
+            OR substring(l.name FROM ' of release (.*) in namespace ')
+               <> substring(lead_v1.name FROM ' of release (.*) in namespace '));
   END IF;
   RETURN QUERY
   SELECT lead_v1.epoch, l.name, extract(epoch FROM l.held_until - clock_timestamp())::float8 FROM leader l;
 END $$;
 COMMENT ON FUNCTION rowlock.lead_v1 IS
 'Takes or keeps the leadership among controllers, for lease_seconds. holder is the controller''s id, name is for people;
-it ends with " in namespace X" for a controller that scales the Deployments of X.
+it ends with " in namespace X" for a controller that scales the Deployments of X, and with " of release R in namespace
+X" for one that scales those of a Helm release.
 Answers the number of the term, null if another leads; who leads; and for how long. Call it three times within the
 lease.
 SQLSTATEs: RL021. Locks: the leader''s row; waits for a leader''s write under way.';
@@ -45,8 +48,8 @@ CREATE OR REPLACE VIEW rowlock.controllers AS
   SELECT rival, false, rival_at FROM rowlock.leader
    WHERE rival_at BETWEEN clock_timestamp() - interval '1 minute' AND clock_timestamp();
 COMMENT ON VIEW rowlock.controllers IS
-'The controller that leads; and one of another namespace that waits for the leadership, and scales nothing meanwhile.
-Others of the leader''s namespace are not shown: they take its place when it is gone.';
+'The controller that leads; and one of another namespace or release that waits for the leadership, and scales nothing
+meanwhile. Others of the leader''s kind are not shown: they take its place when it is gone.';
 
 CREATE OR REPLACE FUNCTION rowlock.fence(epoch int8) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, rowlock, pg_temp AS $$

@@ -29,6 +29,7 @@ pub(super) async fn run(queue: JobQueue, place: &ClusterOptions, args: Controlle
         facts,
         catalog: None,
         namespace: None,
+        release: None,
     };
     let Some(cluster) = cluster else {
         output::message("no cluster: schedules, rescue and keeping; nothing is scaled");
@@ -38,6 +39,7 @@ pub(super) async fn run(queue: JobQueue, place: &ClusterOptions, args: Controlle
     tracing::info!(namespace = cluster.namespace(), cluster = cluster.origin(), "scaling Deployments");
     let events = Events::new(cluster.clone(), "controller");
     options.namespace = Some(cluster.namespace().to_owned());
+    options.release = args.release.clone();
     let source = Source { cluster: cluster.clone(), events: events.clone(), release: args.release.clone() };
     options.catalog = Some(source);
     let target = Deployments::watch(cluster, events).of_release(args.release);

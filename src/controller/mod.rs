@@ -83,6 +83,8 @@ pub struct Options {
     pub catalog: Option<configmaps::Source>,
     /// The namespace whose Deployments it scales. It is a part of its name for controllers of other namespaces.
     pub namespace: Option<String>,
+    /// The Helm release it belongs to; Deployments of other releases are left alone. A part of its name, too.
+    pub release: Option<String>,
 }
 
 impl Default for Options {
@@ -94,6 +96,7 @@ impl Default for Options {
             facts: Facts::new("controller"),
             catalog: None,
             namespace: None,
+            release: None,
         }
     }
 }
@@ -122,9 +125,10 @@ pub async fn run<T: Target>(queue: JobQueue, target: T, options: Options, end: C
     let address = options.listen.unwrap_or_else(|| queue.target().clone());
     listen::listen(address, id, wakes.clone(), end.clone());
     let tasks = TaskTracker::new();
-    let name = lead::name_in(&SessionOptions::default().name, options.namespace.as_deref());
+    let scope = lead::Scope { namespace: options.namespace, release: options.release };
+    let name = scope.named(&SessionOptions::default().name);
     let (rivals, rival) = watch::channel(None);
-    let candidate = lead::Candidate { id, name, namespace: options.namespace, lease: options.lease, terms, rivals };
+    let candidate = lead::Candidate { id, name, scope, lease: options.lease, terms, rivals };
     tasks.spawn(lead::lead(store.clone(), candidate, end.clone()));
     let maintained = store.clone();
     let round = move || {

@@ -60,7 +60,8 @@ pub enum Notice<'a> {
     Decided(&'a Decision),
     /// The controller does not scale the object, because its annotations are wrong.
     Invalid(&'a InvalidLimits),
-    /// The controller does not scale the object, because a controller of another namespace leads on the same database.
+    /// The controller does not scale the object, because a controller of another namespace or release leads on the same
+    /// database.
     Rival(&'a str),
 }
 

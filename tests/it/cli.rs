@@ -144,24 +144,24 @@ async fn types_come_from_a_file_and_enqueue_waits_for_the_end() {
 async fn a_controller_outside_a_pod_says_what_it_is_about_to_scale_before_it_asks_there() {
     let db = database().await;
     let dir = tempfile::tempdir().unwrap();
-    // Who connects here waits for an answer that never comes.
-    let cluster = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    cluster.set_nonblocking(true).unwrap();
-    let at = cluster.local_addr().unwrap();
     let file = dir.path().join("config");
-    let config = serde_json::json!({
-        "apiVersion": "v1", "kind": "Config", "current-context": "there",
-        "clusters": [{"name": "c", "cluster": {"server": format!("http://{at}")}}],
-        "users": [{"name": "u", "user": {}}],
-        "contexts": [{"name": "there", "context": {"cluster": "c", "user": "u", "namespace": "shop"}}],
-    });
-    std::fs::write(&file, config.to_string()).unwrap();
-    let (file, log) = (file.to_str().unwrap(), dir.path().join("log"));
-    for args in [vec!["--kubeconfig", file], vec![]] {
+    let (at_file, log) = (file.to_str().unwrap(), dir.path().join("log"));
+    for args in [vec!["--kubeconfig", at_file], vec![]] {
+        // Who connects here waits for an answer that never comes.
+        let cluster = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        cluster.set_nonblocking(true).unwrap();
+        let at = cluster.local_addr().unwrap();
+        let config = serde_json::json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "there",
+            "clusters": [{"name": "c", "cluster": {"server": format!("http://{at}")}}],
+            "users": [{"name": "u", "user": {}}],
+            "contexts": [{"name": "there", "context": {"cluster": "c", "user": "u", "namespace": "shop"}}],
+        });
+        std::fs::write(&file, config.to_string()).unwrap();
         let mut command = program();
         command.arg("controller").args(&args).args(["--http", "127.0.0.1:0"]).env("DATABASE_URL", &db.url);
         if args.is_empty() {
-            command.env("KUBECONFIG", file);
+            command.env("KUBECONFIG", at_file);
         }
         let mut child = command.stderr(std::fs::File::create(&log).unwrap()).spawn().unwrap();
         eventually("it asks the cluster", || std::future::ready(cluster.accept().is_ok())).await;
@@ -169,6 +169,6 @@ async fn a_controller_outside_a_pod_says_what_it_is_about_to_scale_before_it_ask
         child.kill().unwrap();
         child.wait().unwrap();
         let about = format!("about to scale Deployments in namespace shop of the cluster at http://{at}");
-        assert!(said.contains(&about) && said.contains(file), "{said}");
+        assert!(said.contains(&about) && said.contains(at_file), "{said}");
     }
 }

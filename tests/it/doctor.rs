@@ -285,8 +285,19 @@ async fn each_line_is_right_for_each_user_in_each_state() {
         let warns = ("controllers", "warn", "a in namespace shop leads, and b in namespace mail scales nothing");
         if sees { vec![warns] } else { vec![] }
     });
-    install.admin.run("UPDATE rowlock.leader SET rival_at = '-infinity'").await;
+    let one_release = "UPDATE rowlock.leader SET rival_at = '-infinity', name = 'a of release x in namespace shop'";
+    install.admin.run(one_release).await;
     install.agrees("one of them is gone", direct, nothing);
+    for (name, warns) in [("c of release x in namespace shop", false), ("c of release y in namespace shop", true)] {
+        install.admin.run(&format!("SELECT rowlock.lead_v1(gen_random_uuid(), '{name}', 60)")).await;
+        install.agrees(name, direct, |user| match user {
+            "is_reader" | "is_admin" | "jobs_owner" | "rowlock" if warns => {
+                vec![("controllers", "warn", "c of release y in namespace shop scales nothing")]
+            }
+            _ => vec![],
+        });
+    }
+    install.admin.run("UPDATE rowlock.leader SET rival_at = '-infinity'").await;
 
     install.admin.run("INSERT INTO rowlock.migration (version, name, checksum) VALUES (9999, '9999_later', 'x')").await;
     install.agrees("a newer schema", direct, |user| match user {

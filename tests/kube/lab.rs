@@ -25,7 +25,7 @@ use serde_json::{Value, json};
 use tokio_postgres::{NoTls, types::ToSql};
 use uuid::Uuid;
 
-use crate::ledger::Ledger;
+use crate::{binary, ledger::Ledger};
 
 pub const IMAGE: &str = "rowlock.test/rowlock-kube:dev";
 /// No wait is longer, on a machine that others use too.

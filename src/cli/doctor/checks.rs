@@ -168,7 +168,7 @@ fn privileges(f: &Facts) -> Verdict {
     }
 }
 
-/// A controller of another namespace than the leader's looks healthy and does nothing.
+/// A controller of another namespace or release than the leader's looks healthy and does nothing.
 fn controllers(f: &Facts) -> Verdict {
     f.owner.as_ref()?;
     let Some(all) = &f.controllers else {
