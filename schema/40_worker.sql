@@ -160,25 +160,6 @@ COMMENT ON FUNCTION rowlock.subscribe_v1 IS
 worker, and whoever is woken is subscribed no more. Call, then claim once more, then wait; if something else ends the
 wait, call unsubscribe_v1. SQLSTATEs: RL020. Locks: none that wait.';
 
-CREATE OR REPLACE FUNCTION rowlock.work_or_subscribe_v1(worker uuid, leases int8[], ids uuid[], results jsonb[],
-  queues text[], max int, hint_queues int4[] DEFAULT '{}', hint_ranks int2[] DEFAULT '{}',
-  hint_after int8[] DEFAULT '{}', claim int8 DEFAULT 0, alone boolean DEFAULT true)
-RETURNS TABLE (refused uuid, lease int8, id uuid, type text, queue text, payload jsonb, priority int2, attempts int2,
-  max_retries int2, created_at timestamptz, execute_at timestamptz, opts jsonb, lane_queue int4, lane_rank int2,
-  pos int8, unique_key text, error text, claimed_at timestamptz, suspect boolean)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp AS $$
-#variable_conflict use_column
-BEGIN
-  RETURN QUERY
-  SELECT w.* FROM work_v1(work_or_subscribe_v1.worker, leases, ids, results, work_or_subscribe_v1.queues,
-                          work_or_subscribe_v1.max, hint_queues, hint_ranks, hint_after,
-                          work_or_subscribe_v1.claim, work_or_subscribe_v1.alone) w;
-  IF NOT FOUND THEN PERFORM subscribe_v1(work_or_subscribe_v1.worker, work_or_subscribe_v1.queues); END IF;
-END $$;
-COMMENT ON FUNCTION rowlock.work_or_subscribe_v1 IS
-'work_v1, and subscribe_v1 if it answers no row: one commit for a worker that is about to sleep. Claim once more after
-it. SQLSTATEs and locks: as theirs.';
-
 CREATE OR REPLACE FUNCTION rowlock.unsubscribe_v1(worker uuid) RETURNS void
 LANGUAGE sql SECURITY DEFINER SET search_path = pg_catalog, rowlock, pg_temp AS $$
   -- One that an enqueue has taken goes when that commits, and is not waited for.

@@ -368,8 +368,9 @@ LANGUAGE sql SET search_path = pg_catalog, rowlock, pg_temp AS $$
   SELECT LEAST(
     (SELECT GREATEST(extract(epoch FROM s.execute_at - clock_timestamp()), 0)::float8
        FROM scheduled s ORDER BY s.execute_at, s.pos LIMIT 1),
+    -- A tenth of a second later: a worker that lives has stopped its jobs by itself by then, and knows why.
     (SELECT CASE WHEN min(w.lease_until) <= clock_timestamp() THEN 0
-                 ELSE extract(epoch FROM min(w.lease_until) - clock_timestamp()) END::float8
+                 ELSE extract(epoch FROM min(w.lease_until) - clock_timestamp()) + 0.1 END::float8
        FROM worker w))
 $$;
 COMMENT ON FUNCTION rowlock.next_due IS

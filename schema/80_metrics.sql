@@ -129,6 +129,7 @@ BEGIN
   UNION ALL SELECT 'oldest_transaction', NULL, NULL, NULL, o FROM oldest_transaction() o WHERE o IS NOT NULL
   UNION ALL SELECT 'maintenance_failures', NULL, NULL, p.part, coalesce((k.failures -> p.part ->> 'n')::float8, 0)
               FROM keeper k CROSS JOIN unnest(maintenance_parts()) p(part)
+             WHERE k.failures <> '{}' OR EXISTS (SELECT FROM total) OR EXISTS (SELECT FROM tally)
   UNION ALL SELECT 'maintenance_failed_at', NULL, f.value ->> 'error', f.key,
                    extract(epoch FROM (f.value ->> 'at')::timestamptz)::float8
               FROM keeper k CROSS JOIN LATERAL jsonb_each(k.failures) f
@@ -140,7 +141,8 @@ COMMENT ON FUNCTION rowlock.metrics_v1 IS
 'All that is exported, in one read: what, its labels (of a scaler_ row queue is the deployment) and the value. wait and
 run rows count jobs by bucket, label its number from 0; bound rows are the buckets'' upper bounds. text is a digest of
 the functions and views, and the release that wrote them. maintenance_failures: how often a part (label) of a round of
-maintain_v1 went wrong; maintenance_failed_at: when it did last, and type is the error; no row if never.
+maintain_v1 went wrong, from the first job on; maintenance_failed_at: when it did last, and type is the error, no row if
+never.
 Hints: as of claim_v1, from the searched rows of the last call (queue its number, label the rank): rows that are gone
 but not yet vacuumed are not walked again. Leave them out now and then. It counts nothing: the cost is that of the
 totals, of the lines not yet folded and of one probe per priority in use.

@@ -60,7 +60,7 @@ BEGIN
         ('{rowlock_enqueuer, rowlock_worker, rowlock_admin}',
          '{job_status}'),
         ('{rowlock_worker, rowlock_admin}',
-         '{register_worker_v1, extend_v1, claim_v1, work_v1, work_or_subscribe_v1, complete_v1, fail_v1, release_v1,
+         '{register_worker_v1, extend_v1, claim_v1, work_v1, complete_v1, fail_v1, release_v1,
            progress_v1, subscribe_v1, unsubscribe_v1, stop_worker_v1, job_types_v1, maintain_v1, active_jobs_v1,
            database_v1}'),
         -- Views are made of these: in a view a function acts as the view's reader. They read no table.

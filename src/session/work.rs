@@ -3,7 +3,10 @@
 use std::time::Instant;
 
 use serde_json::value::RawValue;
-use tokio_postgres::types::{Json, Type};
+use tokio_postgres::{
+    Row,
+    types::{Json, Type},
+};
 use uuid::Uuid;
 
 use super::{Session, end, keys, read::CLAIM_COLUMNS};
@@ -101,16 +104,16 @@ impl Session {
         let max = i32::try_from(max.min(1000)).expect("at most 1000");
         let mut started = Instant::now();
         let mut args = if max > 0 { self.hints().args(started) } else { HintArgs::default() };
-        let function = if subscribe { "work_or_subscribe_v1" } else { "work_v1" };
+        let work = format!(
+            "SELECT refused, {CLAIM_COLUMNS} FROM rowlock.work_v1($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"
+        );
+        let sql = if subscribe { or_subscribe(&work) } else { work };
         loop {
             // Under way until its jobs are held: a heartbeat beside it must not put them back.
             let claim = self.holds.begin_claim();
             let rows = self
                 .call(
-                    &format!(
-                        "SELECT refused, {CLAIM_COLUMNS} \
-                           FROM rowlock.{function}($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)"
-                    ),
+                    &sql,
                     &[
                         (&self.id, Type::UUID),
                         (&receipts, Type::INT8_ARRAY),
@@ -127,14 +130,13 @@ impl Session {
                 )
                 .await?;
             let now = Instant::now();
+            let subscribed = subscribe && is_subscription(&rows)?;
+            self.set_subscribed(self.is_subscribed() || subscribed);
             if args.sweep {
                 self.hints().swept(started, now);
             }
-            let (jobs, refused) = self.read(&rows, now)?;
+            let (jobs, refused) = self.read(if subscribed { &[] } else { &rows }, now)?;
             claim.answered();
-            if subscribe && rows.is_empty() {
-                self.set_subscribed(true);
-            }
             // Nothing behind the hints: look from the start, if that is allowed again.
             if jobs.is_empty() && max > 0 && !args.sweep && done.is_empty() && self.hints().sweep_due(now) {
                 started = now;
@@ -144,4 +146,18 @@ impl Session {
             return Ok((jobs, refused));
         }
     }
+}
+
+/// The same, and a subscription if it answers no row, in one commit. The subscription is answered by a row of nulls.
+fn or_subscribe(work: &str) -> String {
+    format!(
+        "WITH w AS MATERIALIZED ({work}), s AS MATERIALIZED (
+           SELECT rowlock.subscribe_v1($1, $5) FROM (SELECT count(*) AS n FROM w) c WHERE c.n = 0)
+         SELECT * FROM w UNION ALL SELECT w.* FROM s LEFT JOIN w ON false"
+    )
+}
+
+fn is_subscription(rows: &[Row]) -> Result<bool, Error> {
+    let Some(row) = rows.first() else { return Ok(false) };
+    Ok(row.try_get::<_, Option<Uuid>>(0)?.is_none() && row.try_get::<_, Option<i64>>(1)?.is_none())
 }

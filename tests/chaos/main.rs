@@ -13,7 +13,6 @@ mod canary;
 mod children;
 mod commits;
 mod drops;
-mod enqueuer;
 mod fire;
 mod fleet;
 mod freezes;

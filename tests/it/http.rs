@@ -102,7 +102,7 @@ async fn of_two_controllers_both_are_ready_one_leads_and_when_it_dies_the_other_
     db.enqueue().await;
     eventually("both tell the same totals", async || {
         let told = counters(a).await;
-        !told.is_empty() && told == counters(b).await
+        told.iter().any(|(name, _)| name.contains("rowlock_jobs_")) && told == counters(b).await
     })
     .await;
     let before = counters(a).await;

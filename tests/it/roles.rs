@@ -6,14 +6,13 @@ const ROLES: [&str; 4] = ["rowlock_enqueuer", "rowlock_worker", "rowlock_reader"
 const ENQUEUE: [&str; 4] = ["enqueue", "enqueue_many", "enqueue_batch_v1", STATUS];
 /// For whoever knows a job's id.
 const STATUS: &str = "job_status";
-const WORK: [&str; 18] = [
+const WORK: [&str; 17] = [
     STATUS,
     "register_worker_v1",
     "extend_v1",
     "claim_v1",
     "complete_v1",
     "work_v1",
-    "work_or_subscribe_v1",
     "fail_v1",
     "release_v1",
     "progress_v1",
