@@ -17,15 +17,44 @@ manual() {
     PATH="$work/bin:$PATH" bash -euxo pipefail run
 }
 
-# readme NAMESPACE: the README's commands on Kubernetes, from the image on. The image is on the nodes already, because a registry
-# and kind may be missing: tests/cluster/test makes it with the same script, and loads it with the cluster's own command.
+# readme NAMESPACE: the README's commands on Kubernetes, as they stand, and then those that it names for k3d. What may be missing
+# here stands on PATH: kind and k3d, which bring the image to the nodes by ROWLOCK_LOAD_IMAGE; and make, which puts the program
+# that is tested into the image, under the names that the Makefile says. Replaced are the namespace, and the image that a
+# cluster without a registry cannot pull.
 readme() {
-  local commands
-  commands=$(sed -n '/^## On Kubernetes$/,/^## /{/^```sh$/,/^```$/{/^```/d;p}}' README.md)
-  ok "README.md makes an image" grep -q '^make image .*target/rowlock-image\.tar$' <<<"$commands"
-  ok "README.md loads it" grep -q '^kind load image-archive target/rowlock-image\.tar ' <<<"$commands"
-  sed -e '/^make image /d' -e '/^kind load /d' -e "s/-n rowlock/-n $1/g" \
-    -e "s#image.registry=rowlock.test,image.tag=dev#image.repository=${ROWLOCK_IMAGE%:*},image.tag=${ROWLOCK_IMAGE##*:},demo.postgres.image=$POSTGRES_IMAGE#" \
-    <<<"$commands" >"$work/readme"
-  ok "every other command of README.md, to a job" bash -euxo pipefail "$work/readme"
+  local root=$PWD clone=$work/readme
+  mkdir -p "$clone"/{bin,target}
+  ln -s "$root/charts" "$clone/charts"
+  stand_in kind 'create cluster' 'load image-archive'
+  stand_in k3d 'cluster create' 'image import'
+  cat >"$clone/bin/make" <<END
+#!/usr/bin/env bash
+set -euo pipefail
+[ "\$*" = image ]
+read -r name out < <($(type -P make) -C $root -n image | sed -n 's#.*scripts/image.py [^ ]* \([^ ]*\) \([^ ]*\) .*#\1 \2#p')
+exec $root/scripts/image.py $(realpath "$ROWLOCK") "\$name" "\$out"
+END
+  chmod +x "$clone"/bin/*
+  sed -n '/^## On Kubernetes$/,/^## /{/^```sh$/,/^```$/{/^```/d;p}}' README.md |
+    sed -e "s/-n rowlock/-n $1/g" -e "s#demo.enabled=true#&,demo.postgres.image=$POSTGRES_IMAGE#" >"$clone/run"
+  sed -n 's/.*# or: //p' "$clone/run" >"$clone/run-k3d"
+  ok "every command of README.md, to a job" in_clone bash -euxo pipefail run
+  ok "all that kind can do was done" test "$(cat "$clone/kind")" = "create cluster"$'\n'"load image-archive"
+  ok "and all that it says of k3d" in_clone bash -euxo pipefail run-k3d
+  ok "all that k3d can do was done" test "$(cat "$clone/k3d")" = "cluster create"$'\n'"image import"
+}
+# in_clone COMMAND...
+in_clone() { env -C "$work/readme" PATH="$work/readme/bin:$PATH" "$@"; }
+# stand_in PROGRAM MAKE LOAD: it does these two things and nothing else, and remembers what it did.
+stand_in() {
+  cat >"$work/readme/bin/$1" <<END
+#!/usr/bin/env bash
+set -euo pipefail
+case "\$1 \$2" in
+  '$2') [ \$# = 2 ] ;;
+  '$3') [ \$# = 3 ]; PATH='$PATH' $ROWLOCK_LOAD_IMAGE "\$3" ;;
+  *) exit 2 ;;
+esac
+echo "\$1 \$2" >>$work/readme/$1
+END
 }
