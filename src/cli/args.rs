@@ -78,7 +78,7 @@ pub(super) enum Command {
     /// Lead: scale Deployments, rescue, schedules; outside a cluster all but scaling.
     Controller(Controller),
     /// Work jobs.
-    Worker(Worker),
+    Worker(Box<Worker>),
     /// Enqueue a job.
     Enqueue(Enqueue),
     /// Look at jobs and steer them.

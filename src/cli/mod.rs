@@ -147,7 +147,7 @@ async fn dispatch(
         Command::Schedules { command } => schedules::run(&connect().await?, out, command).await,
         Command::Explain(command) => explain::run(&connect().await?, out, command).await,
         Command::Controller(command) => controller::run(connect().await?, cluster, command).await,
-        Command::Worker(command) => worker::run(connect().await?, out, cluster, command).await,
+        Command::Worker(command) => worker::run(connect().await?, out, cluster, *command).await,
         Command::Dev(command) => dev::run(out, command).await,
         Command::Bench(command) => {
             let given = if has_database { Some(connect().await?) } else { None };

@@ -40,8 +40,12 @@ impl FromStr for JobPods {
     type Err = String;
 
     fn from_str(text: &str) -> Result<JobPods, String> {
-        let read: JobPods = serde_json::from_str(if text.trim().is_empty() { "{}" } else { text })
-            .map_err(|e| format!("expected the settings of jobs' Pods as JSON: {e}"))?;
+        let settings: Map<String, Value> = serde_json::from_str(if text.trim().is_empty() { "{}" } else { text })
+            .map_err(|e| format!("expected the settings of jobs' Pods as a JSON object: {e}"))?;
+        for (key, value) in &settings {
+            serde_json::from_value::<JobPods>(json!({key: value})).map_err(|e| format!("{key}: {e}"))?;
+        }
+        let read: JobPods = serde_json::from_value(Value::Object(settings)).map_err(|e| e.to_string())?;
         // Noticed now, not at the first job.
         let mut pod = read.overlay();
         let container = json!({"name": "job", "env": read.env, "resources": read.resources});

@@ -56,7 +56,8 @@ pub(super) fn read(error: &ClusterError) -> Refusal {
         ClusterError::Away { why, .. } => (503, why.as_str()),
         ClusterError::Late { .. } | ClusterError::Conflict(_) | ClusterError::Exists(_) => (503, ""),
         ClusterError::NotFound(_) => (404, ""),
-        ClusterError::Config(why) => (401, why.as_str()),
+        // No call is made without a client.
+        ClusterError::Config(why) => (400, why.as_str()),
     };
     let author = author(code, message);
     let (class, reason) = match author {
@@ -97,7 +98,8 @@ fn author(code: u16, message: &str) -> Author {
         return Author::Reference;
     }
     match code {
-        401 => Author::Rights,
+        // Whoever is not known has no rights.
+        403 if message == "Unauthorized" => Author::Rights,
         403 if message.contains(" is forbidden: User \"") || message.contains(" cannot create resource ") => {
             Author::Rights
         }
