@@ -15,8 +15,8 @@ pub(super) const NONE: &str = "no database: give --database-url, or set DATABASE
 
 /// None if nothing names a database. Rowlock's own variables go before those that other programs read, too.
 pub(super) fn target(url: Option<String>, file: Option<PathBuf>) -> Option<Result<Target, Error>> {
-    let file_elsewhere = || variable("DATABASE_URL_FILE").filter(given).map(Target::from_file);
-    let url_elsewhere = || variable("DATABASE_URL").filter(given).map(|url| Target::parse(&url));
+    let file_elsewhere = || variable("DATABASE_URL_FILE").filter(|text| given(text)).map(Target::from_file);
+    let url_elsewhere = || variable("DATABASE_URL").filter(|text| given(text)).map(|url| Target::parse(&url));
     let libpq = || LIBPQ.into_iter().any(|name| variable(name).is_some_and(|value| given(&value)));
     named(url, file, "ROWLOCK_DATABASE_URL")
         .or_else(file_elsewhere)
@@ -35,7 +35,7 @@ pub(super) fn listen(args: Listen) -> Result<Option<Target>, Error> {
 /// A flag goes before variables. Of two variables the file holds: its content can change while this process runs.
 fn named(url: Option<String>, file: Option<PathBuf>, url_variable: &str) -> Option<Result<Target, Error>> {
     let file = file.filter(|file| !file.as_os_str().is_empty());
-    let url = url.filter(given);
+    let url = url.filter(|text| given(text));
     let is_flag = url.is_some() && url != variable(url_variable);
     match file.filter(|_| !is_flag) {
         Some(file) => Some(Target::from_file(file)),
@@ -47,6 +47,6 @@ fn variable(name: &str) -> Option<String> {
     env::var(name).ok()
 }
 
-fn given(text: &String) -> bool {
+fn given(text: &str) -> bool {
     !text.trim().is_empty()
 }

@@ -111,7 +111,7 @@ async fn fourteen_idle_workers_make_two_commits_a_second_and_three_for_a_job() {
         passes(Duration::from_secs(15)).await;
         let (made, time) = (commits.now().await - before, started.elapsed());
         let bound = time.as_secs() as i64 * 2 + heartbeats(14, time);
-        println!("14 idle workers: {made} commits in {time:.1?}, {bound} at most");
+        eprintln!("14 idle workers: {made} commits in {time:.1?}, {bound} at most");
         (made <= bound, made)
     };
     for _ in 0..3 {
@@ -136,7 +136,7 @@ async fn fourteen_idle_workers_make_two_commits_a_second_and_three_for_a_job() {
         let rest = time.as_secs() as i64 * 2 + heartbeats(14, time);
         each.push((made - rest) as f64 / f64::from(jobs) - 1.0);
         picked.sort();
-        println!("{jobs} jobs: {made} commits in {time:.1?}, {each:.2?} for each; pickup {:?}", picked[50]);
+        eprintln!("{jobs} jobs: {made} commits in {time:.1?}, {each:.2?} for each; pickup {:?}", picked[50]);
     }
     assert!(each.iter().any(|n| *n <= 3.0), "{each:?}");
     fleet.stop().await;
@@ -301,7 +301,7 @@ async fn a_job_that_is_due_soon_wakes_the_keeper_and_is_claimed_in_time() {
     eventually("all have ended", || async { db.one::<i64>("SELECT count(*) FROM rowlock.history", &[]).await == 15 })
         .await;
     let late: f64 = db.one(late, &[]).await;
-    println!("a job for later began {:.1} ms late (median)", late * 1e3);
+    eprintln!("a job for later began {:.1} ms late (median)", late * 1e3);
     assert!(late < 0.1, "{late}");
     fleet.stop().await;
 }
@@ -327,7 +327,7 @@ async fn a_keeper_that_dies_while_it_rests_is_followed_within_a_second_and_a_hal
         gaps.push(died.elapsed());
     }
     gaps.sort();
-    println!("another keeper after {gaps:?}");
+    eprintln!("another keeper after {gaps:?}");
     assert!(gaps[1] < Duration::from_millis(1500), "{gaps:?}");
     fleet.stop().await;
 }

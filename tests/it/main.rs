@@ -3,7 +3,7 @@
 //! The tests of the library run with its default features, too: `cargo test --features test-util --test it`.
 #![cfg(feature = "test-util")]
 #![cfg_attr(not(feature = "cli"), allow(dead_code, reason = "the program's tests use the rest of the helpers"))]
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::print_stderr, missing_docs)]
 
 mod api;
 mod bad_input;

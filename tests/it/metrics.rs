@@ -182,7 +182,7 @@ async fn a_hundred_thousand_invented_types_cost_the_readers_little() {
     let unfolded = times().await;
     db.run("SELECT rowlock.fold()").await;
     let folded = times().await;
-    println!("metrics and observe: {unfolded:?} before the fold, {folded:?} after it");
+    eprintln!("metrics and observe: {unfolded:?} before the fold, {folded:?} after it");
     // It was a minute. Until the fold the new names are sorted for their labels.
     for (times, bound) in [(&unfolded, 10), (&folded, 3)] {
         assert!(times.iter().all(|t| t.as_secs() < bound), "{unfolded:?}, {folded:?}");
