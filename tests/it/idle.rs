@@ -1,4 +1,5 @@
 //! An idle fleet is quiet: a job wakes one worker, a wake never waits and is never lost for long, and the keeper rests.
+#![allow(clippy::print_stdout)] // the figures are what these tests are for
 
 use std::time::{Duration, Instant};
 

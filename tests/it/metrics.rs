@@ -1,4 +1,5 @@
 //! What is exported: counted by the transitions, read at one price, never going back.
+#![allow(clippy::print_stdout)] // a time is what one of these tests is for
 
 use std::collections::BTreeMap;
 
