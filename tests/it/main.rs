@@ -60,6 +60,8 @@ mod pgbouncer;
 #[cfg(feature = "cli")]
 mod plans;
 #[cfg(feature = "cli")]
+mod pods_refused;
+#[cfg(feature = "cli")]
 #[allow(dead_code, reason = "shared with tests/chaos, which uses more of it")]
 mod pooler;
 #[cfg(feature = "cli")]
