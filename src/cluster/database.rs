@@ -1,7 +1,11 @@
 //! The way from outside a cluster to the database of a release: a Secret tells its controller the URL, and this user
 //! may be able to read that Secret.
 
-use std::{collections::BTreeSet, net::SocketAddr, path::Path};
+use std::{
+    collections::BTreeSet,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use k8s_openapi::{
     ByteString,
@@ -169,7 +173,8 @@ fn in_file(variable: &EnvVar, container: &Container, spec: &PodSpec) -> Option<(
     let file = variable.value.as_deref().filter(|_| FILES.contains(&variable.name.as_str()))?;
     let (mount, path) = container.volume_mounts.iter().flatten().find_map(|mount| {
         let path = Path::new(file).strip_prefix(&mount.mount_path).ok()?;
-        Some((mount, Path::new(mount.sub_path.as_deref().unwrap_or_default()).join(path)))
+        let within = Path::new(mount.sub_path.as_deref().unwrap_or_default());
+        Some((mount, within.components().chain(path.components()).collect::<PathBuf>()))
     })?;
     let volume = spec.volumes.iter().flatten().find(|volume| volume.name == mount.name)?;
     let secret = volume.secret.as_ref()?;

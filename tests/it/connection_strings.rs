@@ -402,6 +402,12 @@ impl Secret<'_> {
     pub async fn change(&self, password: &str) {
         let admin = connect(&self.server.postgres.url("postgres")).await;
         admin.batch_execute(&format!("ALTER ROLE by_password PASSWORD '{password}'")).await.unwrap();
+        self.cut_off().await;
+    }
+
+    /// Who is connected has to log in anew.
+    pub async fn cut_off(&self) {
+        let admin = connect(&self.server.postgres.url("postgres")).await;
         let cut = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = 'by_password'";
         admin.batch_execute(cut).await.unwrap();
     }
