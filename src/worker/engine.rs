@@ -122,8 +122,9 @@ impl<'a, L: Launcher> Engine<'a, L> {
             if self.caller.session.is_subscribed() && (claimed > 0 || !may_sleep) {
                 self.caller.call(|| self.caller.session.unsubscribe()).await?;
             }
-            // Of those who were woken each has what it was woken for.
-            if claimed > 0 && (claimed == free || !self.woken) {
+            // Of those who were woken each has what it was woken for. What was claimed beside a suspect goes back at
+            // once.
+            if claimed > 0 && (claimed == free || !self.woken || !self.report.is_empty()) {
                 continue;
             }
             let pause = self.pause(idle, shutdown);
